@@ -1,0 +1,15 @@
+"""Fold 2 of IEMOCAP: tests on session 2, trains on the other four.
+
+python -m mgcma_jax.train --config=configs/fold2.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+  """`base` with its test session."""
+  config = base.get_config()
+  config.test_session = 'session2'
+  return config

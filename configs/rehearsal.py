@@ -1,0 +1,49 @@
+"""The rehearsal corpus with small encoders from scratch, on a CPU.
+
+bash launch/try.sh        makes the corpus, trains fold 1, evaluates
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+  """`base` at width 64."""
+  config = base.get_config()
+  config.data = 'data/rehearsal'
+  config.audio_buckets = (3, 9)
+  config.text_buckets = (32,)
+  config.order = 'bucketed'
+  config.batch_size = 16
+  config.eval_batch_size = 16
+  config.num_epochs = 25
+  config.patience = 25
+  config.speech_encoder = 'scratch'
+  config.text_encoder = 'scratch'
+  config.wav2vec2.update(
+    {
+      'hidden_size': 64,
+      'num_hidden_layers': 2,
+      'num_attention_heads': 4,
+      'intermediate_size': 128,
+      'conv_dim': (32,) * 7,
+      'num_conv_pos_embeddings': 16,
+      'num_conv_pos_embedding_groups': 4,
+    }
+  )
+  config.bert.update(
+    {
+      'hidden_size': 64,
+      'num_hidden_layers': 2,
+      'num_attention_heads': 4,
+      'intermediate_size': 128,
+    }
+  )
+  config.model.num_heads = 4
+  config.model.dropout = 0.0
+  config.model.tam_blocks = 2
+  config.model.contrastive_group_size = 8
+  config.optim.learning_rate = 1e-3
+  config.optim.freeze = 'none'
+  return config

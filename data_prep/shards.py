@@ -1,0 +1,333 @@
+"""Utterances and sound files -> a corpus of TFRecord shards."""
+
+import argparse
+import csv
+import hashlib
+import math
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from data_prep.sound import SoundError, read_sound
+from data_prep.vocabulary import check_choice, save_vocabulary
+from mgcma_jax.inputs.audio import SAMPLE_RATE, at_least_one_frame
+from mgcma_jax.inputs.corpus import CorpusInfo, Shard
+from mgcma_jax.inputs.records import (
+  STRINGS,
+  TIMES,
+  Utterance,
+  encode_example,
+  write_records,
+)
+
+BYTES_PER_SHARD = 256 * 2**20
+TFDS_NAME = re.compile(r'[A-Za-z]\w*', re.ASCII)
+
+Item = tuple[Utterance, Path]
+
+
+class PreparationError(ValueError):
+  """Input that cannot be prepared, or an --out that is taken."""
+
+
+@dataclass(frozen=True)
+class Options:
+  """The flags that all corpora share.
+
+  Attributes:
+    vocab: folder or hub id of the tokenizer that the shards shall carry.
+    train_vocab: size of a vocabulary to be trained on the corpus' text.
+    max_seconds: longer sounds are refused.
+    no_text: whether utterances may lack text.
+    skip_bad: leave bad utterances out and list them in skipped.csv.
+    shards_per_session: None: as few as keep each at about 256 MB.
+  """
+
+  vocab: str | None = None
+  train_vocab: int | None = None
+  max_seconds: float = 35.0
+  no_text: bool = False
+  skip_bad: bool = False
+  shards_per_session: int | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """--out and the flags of Options."""
+  add, default = parser.add_argument, Options()
+  add('--out', type=Path, required=True, help='folder to be made')
+  add('--vocab', help='folder or hub id of a BERT tokenizer to be carried')
+  add(
+    '--train-vocab',
+    type=int,
+    metavar='N',
+    help="train a WordPiece vocabulary of N tokens on the corpus' own text",
+  )
+  add(
+    '--max-seconds',
+    type=float,
+    default=default.max_seconds,
+    help='longer sounds are refused (default: %(default)s)',
+  )
+  add('--no-text', action='store_true', help='allow utterances without text')
+  add(
+    '--skip-bad',
+    action='store_true',
+    help='leave bad utterances out and list them in skipped.csv',
+  )
+  add(
+    '--shards-per-session',
+    type=int,
+    metavar='N',
+    help='default: as few as keep each shard at about 256 MB',
+  )
+
+
+def options_from(args: argparse.Namespace) -> Options:
+  """The flags of add_arguments but --out, which is args.out."""
+  return Options(**{key: getattr(args, key) for key in vars(Options())})
+
+
+def write_corpus(
+  items: Sequence[Item],
+  out: Path,
+  *,
+  name: str,
+  labels: Sequence[str],
+  options: Options,
+) -> None:
+  """Checks every item, then writes the corpus beside `out` and renames it.
+
+  Args:
+    items: utterances with their sound files, which need not exist: what is
+      bad is refused here. Text None is missing; '' is a text without words.
+      A session is a TFDS split, so 'session1' and not '1'.
+    out: folder to be made; it must not exist.
+    name: of the corpus, a word of letters, digits and _.
+    labels: words of the classes; their order gives the stored indices.
+    options: see Options.
+
+  Raises PreparationError (all bad items at once), VocabularyError or
+  TokenizerError; all are ValueErrors.
+  """
+  out, labels = out.absolute(), tuple(labels)
+  _check_request(out, name, labels)
+  check_choice(options.vocab, options.train_vocab)
+  good, bad = _checked(items, labels, options)
+  if bad and not (good and options.skip_bad):
+    raise PreparationError(_bad_items(bad, len(items)))
+  if not good:
+    raise PreparationError(f'{name} has no utterance: check --source')
+  with _written_beside(out) as folder:
+    _write(folder, good, name, labels, options)
+    if options.skip_bad:
+      _write_skipped(folder / 'skipped.csv', bad)
+
+
+def _check_request(out: Path, name: str, labels: tuple[str, ...]) -> None:
+  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    raise PreparationError(
+      f'{out} exists already: remove it or choose another --out'
+    )
+  if not TFDS_NAME.fullmatch(name):
+    raise PreparationError(
+      f'{name!r} cannot name a corpus: use letters, digits and _, beginning '
+      'with a letter'
+    )
+  if len(set(labels)) < len(labels):
+    raise PreparationError(f'a label occurs twice in {labels}: name each once')
+
+
+def _checked(
+  items: Sequence[Item], labels: tuple[str, ...], options: Options
+) -> tuple[list[tuple[Item, int]], list[tuple[Item, str]]]:
+  """Items with their numbers of samples, and bad items with the reasons."""
+  good, bad, names = [], [], set()
+  for item in tqdm(items, 'checking', unit=' utterances'):
+    utterance, path = item
+    reasons = list(_problems(utterance, labels, options))
+    if utterance.name in names:
+      reasons.append('the name occurs twice: rename or remove one of them')
+    names.add(utterance.name)
+    try:
+      pcm_S = read_sound(path, options.max_seconds)
+    except SoundError as error:
+      reasons.append(str(error))
+    if reasons:
+      bad.append((item, '; '.join(reasons)))
+    else:
+      good.append((item, len(at_least_one_frame(pcm_S))))
+  return good, bad
+
+
+def _problems(
+  utterance: Utterance, labels: tuple[str, ...], options: Options
+) -> Iterator[str]:
+  """What is wrong with an utterance, but for its sound and its name."""
+  if utterance.label not in labels:
+    yield (
+      f'its label {utterance.label!r} is none of {", ".join(labels)}: correct '
+      'it, or map it to one of them'
+    )
+  if utterance.text is None and not options.no_text:
+    yield 'it has no text: add its transcript, or allow none by --no-text'
+  if not TFDS_NAME.fullmatch(utterance.session):
+    yield (
+      f'its session {utterance.session!r} cannot name a split: use letters, '
+      'digits and _, beginning with a letter, as in session1'
+    )
+
+
+def _bad_items(bad: list[tuple[Item, str]], total: int) -> str:
+  lines = [f'{len(bad)} of {total} utterances cannot be prepared:']
+  lines += [f'  {u.name} ({path}): {reason}' for (u, path), reason in bad]
+  return '\n'.join([*lines, 'Mend them, or leave them out by --skip-bad.'])
+
+
+def _write_skipped(path: Path, bad: list[tuple[Item, str]]) -> None:
+  with open(path, 'w', newline='', encoding='utf-8') as file:
+    rows = csv.writer(file)
+    rows.writerow(['name', 'file', 'reason'])
+    rows.writerows([u.name, sound, reason] for (u, sound), reason in bad)
+
+
+@contextmanager
+def _written_beside(out: Path) -> Iterator[Path]:
+  """A folder beside `out` that becomes it at the end, and never before."""
+  out.parent.mkdir(parents=True, exist_ok=True)
+  for left_over in out.parent.glob(f'{out.name}.partial-*'):
+    if not _is_running(int(left_over.name.rpartition('-')[2])):
+      shutil.rmtree(left_over)
+  folder = out.with_name(f'{out.name}.partial-{os.getpid()}')
+  folder.mkdir()
+  try:
+    yield folder
+    folder.rename(out)
+  except BaseException:  # Ctrl-C too
+    shutil.rmtree(folder)
+    raise
+
+
+def _is_running(pid: int) -> bool:
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    pass
+  return True
+
+
+def _write(
+  folder: Path,
+  good: list[tuple[Item, int]],
+  name: str,
+  labels: tuple[str, ...],
+  options: Options,
+) -> None:
+  """Tokenizer, shards, TFDS metadata and, last, corpus.json."""
+  texts = [u.text for (u, _), _ in good if u.text is not None]
+  vocab_folder, vocab_origin = save_vocabulary(
+    folder, options.vocab, options.train_vocab, texts
+  )
+  shards, counts = [], {}
+  sessions = {u.session for (u, _), _ in good}
+  with tqdm(total=len(good), desc='writing', unit=' utterances') as progress:
+    for session in sorted(sessions, key=lambda s: (len(s), s)):
+      own = [(item, n) for item, n in good if item[0].session == session]
+      found = Counter(u.label for (u, _), _ in own)
+      counts[session] = {label: found[label] for label in labels}
+      parts = _parts(own, options.shards_per_session)
+      for i, part in enumerate(parts):
+        file = f'{name}-{session}.tfrecord-{i:05d}-of-{len(parts):05d}'
+        examples = _examples(part, labels, options.max_seconds, progress)
+        write_records(folder / file, examples)
+        shards.append(_shard(folder / file, session, len(part)))
+  _write_tfds_metadata(folder, name, labels, shards)
+  CorpusInfo(
+    name=name,
+    labels=labels,
+    counts=counts,
+    hours=sum(n for _, n in good) / SAMPLE_RATE / 3600,
+    has_text=not options.no_text,
+    vocab_folder=vocab_folder,
+    vocab_origin=vocab_origin,
+    shards=tuple(shards),
+  ).write(folder)
+
+
+def _parts(
+  own: list[tuple[Item, int]], num_parts: int | None
+) -> list[list[Item]]:
+  """A session's items in shards of about equal length, none of them empty."""
+  num_bytes = 2 * sum(n for _, n in own)
+  num_parts = num_parts or math.ceil(num_bytes / BYTES_PER_SHARD)
+  num_parts = min(num_parts, len(own))
+  bounds = np.linspace(0, len(own), num_parts + 1).astype(int)
+  items = [item for item, _ in own]
+  return [items[a:b] for a, b in zip(bounds, bounds[1:])]
+
+
+def _examples(
+  items: list[Item], labels: tuple[str, ...], max_seconds: float, progress: tqdm
+) -> Iterator[bytes]:
+  for utterance, path in items:
+    pcm_S = at_least_one_frame(read_sound(path, max_seconds))
+    yield encode_example(utterance, labels, pcm_S)
+    progress.update()
+
+
+def _shard(path: Path, session: str, num_records: int) -> Shard:
+  with open(path, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  size = path.stat().st_size
+  return Shard(path.name, session, num_records, size, digest)
+
+
+def _write_tfds_metadata(
+  folder: Path, name: str, labels: tuple[str, ...], shards: list[Shard]
+) -> None:
+  """dataset_info.json and features.json, without importing TensorFlow."""
+  text = tfds.features.Text()
+  features = {
+    **dict.fromkeys(STRINGS, text),
+    **dict.fromkeys(TIMES, tfds.features.Scalar(np.float32)),
+    'text': text,
+    'has_text': tfds.features.Scalar(np.bool_),
+    'label': tfds.features.ClassLabel(names=labels),
+    'votes': tfds.features.Sequence(text),
+    'waveform': tfds.features.Tensor(
+      shape=(None,), dtype=np.int16, encoding='bytes'
+    ),
+  }
+  splits = []
+  for session in dict.fromkeys(shard.session for shard in shards):
+    own = [shard for shard in shards if shard.session == session]
+    splits.append(
+      tfds.core.SplitInfo(
+        name=session,
+        shard_lengths=[shard.num_records for shard in own],
+        num_bytes=sum(shard.num_bytes for shard in own),
+        filename_template=tfds.core.ShardedFileTemplate(
+          data_dir=folder,
+          dataset_name=name,
+          split=session,
+          filetype_suffix='tfrecord',
+        ),
+      )
+    )
+  tfds.folder_dataset.write_metadata(
+    data_dir=folder,
+    features=tfds.features.FeaturesDict(features),
+    split_infos=splits,
+    version='1.0.0',
+    check_data=False,  # the check would import TensorFlow
+  )

@@ -1,0 +1,242 @@
+"""wav2vec 2.0 (arXiv 2006.11477) with PyTorch's numbers, whatever the padding.
+
+The base layout (one channel-wise norm over time, layer norm after the sum) and
+the large one of the lv60 checkpoints (layer norm in every convolution, layer
+norm before attention and feed-forward).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mgcma_jax.encoders.feature_extractor import FeatureExtractor, uniform
+from mgcma_jax.encoders.positional_conv import PositionalConv
+from mgcma_jax.encoders.spec_augment import span_mask
+from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config, num_frames
+from mgcma_jax.layers import (
+  FeedForward,
+  MultiHeadAttention,
+  gelu,
+  zero_padding,
+)
+
+
+class FlaxWav2Vec2(nn.Module):
+  """Speech to one vector for each 20 ms; layers stacked on their axis 0.
+
+  Random streams in training: 'dropout', 'layerdrop', 'specaugment'.
+
+  Attributes:
+    config: sizes and rates.
+  """
+
+  config: Wav2Vec2Config
+
+  def setup(self):
+    config = self.config
+    self.feature_extractor = FeatureExtractor(config)
+    self.feature_projection = FeatureProjection(config)
+    self.masked_spec_embed = self.param(
+      'masked_spec_embed', nn.initializers.uniform(1.0), (config.hidden_size,)
+    )
+    self.positional_conv = PositionalConv(
+      config.num_conv_pos_embeddings,
+      config.num_conv_pos_embedding_groups,
+      config.dtype,
+    )
+    self.dropout = nn.Dropout(config.hidden_dropout)
+    layer = EncoderLayer
+    if config.remat:
+      layer = nn.remat(layer, prevent_cse=False, static_argnums=(3, 4))
+    self.layers = nn.scan(
+      layer,
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True, 'layerdrop': True},
+      in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+      length=config.num_hidden_layers,
+      unroll=config.unroll,
+    )(config)
+    self.norm = _layer_norm(config)
+
+  def __call__(
+    self,
+    waveform_BS: Float[Array, 'B S'],
+    num_samples_B: Int[Array, 'B'],
+    deterministic: bool = True,
+    all_layers: bool = False,
+  ) -> tuple[Float[Array, '*N B T D'], Bool[Array, 'B T']]:
+    """Wav2Vec2Model's hidden states, 0 where the mask is False, and the mask.
+
+    Args:
+      waveform_BS: 16 kHz, zero mean and unit variance over the real samples.
+      num_samples_B: real samples; at least 400, or the row has no frame.
+      deterministic: without dropout, LayerDrop and SpecAugment.
+      all_layers: give the input of the first layer and every layer's output,
+        [layers + 1, B, T, D]. As in transformers 5, the final norm of
+        do_stable_layer_norm is not applied to them.
+
+    Returns:
+      x_BTD (or x_NBTD) and mask_BT, True for frames of real samples only.
+
+    Raises:
+      ValueError: S is too short for one frame.
+    """
+    feature_BTC, mask_BT = self.conv_features(waveform_BS, num_samples_B)
+    return self.contextualise(feature_BTC, mask_BT, deterministic, all_layers)
+
+  def conv_features(
+    self, waveform_BS: Float[Array, 'B S'], num_samples_B: Int[Array, 'B']
+  ) -> tuple[Float[Array, 'B T C'], Bool[Array, 'B T']]:
+    """What the convolutions give: a function of frozen weights can be kept.
+
+    Returns:
+      feature_BTC, C channels of the last convolution, 0 where the mask is
+      False; mask_BT, True for frames of real samples only.
+
+    Raises:
+      ValueError: S is too short for one frame.
+    """
+    samples = waveform_BS.shape[1]
+    if (frames := num_frames(samples, self.config)) < 1:
+      raise ValueError(
+        f'{samples} samples are too few for one frame: pad with zeros, to 400 '
+        "for wav2vec2-base's kernels"
+      )
+    feature_BTC = self.feature_extractor(waveform_BS, num_samples_B)
+    frames_B = num_frames(num_samples_B, self.config)
+    mask_BT = jnp.arange(frames)[None] < frames_B[:, None]
+    return zero_padding(feature_BTC, mask_BT), mask_BT
+
+  def contextualise(
+    self,
+    feature_BTC: Float[Array, 'B T C'],
+    mask_BT: Bool[Array, 'B T'],
+    deterministic: bool = True,
+    all_layers: bool = False,
+  ) -> tuple[Float[Array, '*N B T D'], Bool[Array, 'B T']]:
+    """The rest of the encoder, from the output of `conv_features`."""
+    config = self.config
+    x_BTD = self.feature_projection(feature_BTC, deterministic)
+    if config.apply_spec_augment and not deterministic:
+      x_BTD = self._spec_augment(x_BTD, mask_BT)
+    x_BTD = zero_padding(x_BTD, mask_BT)
+    x_BTD = x_BTD + gelu(self.positional_conv(x_BTD))
+    if not config.do_stable_layer_norm:
+      x_BTD = self.norm(x_BTD)
+    x_BTD = self.dropout(x_BTD, deterministic)
+    last_BTD, x_NBTD = self.layers(x_BTD, mask_BT, deterministic, all_layers)
+    if config.do_stable_layer_norm:
+      last_BTD = self.norm(last_BTD)
+    if not all_layers:
+      return zero_padding(last_BTD, mask_BT), mask_BT
+    x_NBTD = jnp.concatenate([x_BTD[None], x_NBTD])
+    return jax.vmap(zero_padding, (0, None))(x_NBTD, mask_BT), mask_BT
+
+  def _spec_augment(self, x_BTD, mask_BT):
+    """masked_spec_embed in spans of frames, 0 in spans of channels."""
+    config = self.config
+    B, T, D = x_BTD.shape
+    if config.mask_time_prob:
+      spans_BT = span_mask(
+        self.make_rng('specaugment'),
+        mask_BT.sum(1),
+        T,
+        config.mask_time_prob,
+        config.mask_time_length,
+        config.mask_time_min_masks,
+      )
+      embed_D = self.masked_spec_embed.astype(x_BTD.dtype)
+      x_BTD = jnp.where(spans_BT[..., None], embed_D[None, None], x_BTD)
+    if config.mask_feature_prob:
+      spans_BD = span_mask(
+        self.make_rng('specaugment'),
+        jnp.full(B, D),
+        D,
+        config.mask_feature_prob,
+        config.mask_feature_length,
+        config.mask_feature_min_masks,
+      )
+      x_BTD = jnp.where(spans_BD[:, None], 0, x_BTD)
+    return x_BTD
+
+
+class FeatureProjection(nn.Module):
+  """W LN(x) + b, with dropout."""
+
+  config: Wav2Vec2Config
+
+  @nn.compact
+  def __call__(
+    self, feature_BTC: Float[Array, 'B T C'], deterministic: bool
+  ) -> Float[Array, 'B T D']:
+    initial = uniform(feature_BTC.shape[-1] ** -0.5)
+    x_BTD = nn.Dense(
+      self.config.hidden_size,
+      dtype=self.config.dtype,
+      kernel_init=initial,
+      bias_init=initial,
+      name='dense',
+    )(_layer_norm(self.config, 'norm')(feature_BTC))
+    return nn.Dropout(self.config.feat_proj_dropout)(x_BTD, deterministic)
+
+
+class EncoderLayer(nn.Module):
+  """Attention and feed-forward with residuals and LayerDrop, a step of nn.scan.
+
+  x = LN(x + drop(SA(x))); x = LN(x + drop(FFN(x))), or, do_stable_layer_norm,
+  x = x + drop(SA(LN(x))); x = x + drop(FFN(LN(x))).
+  """
+
+  config: Wav2Vec2Config
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BTD: Float[Array, 'B T D'],
+    mask_BT: Bool[Array, 'B T'],
+    deterministic: bool,
+    all_layers: bool,
+  ) -> tuple[Float[Array, 'B T D'], Float[Array, 'B T D'] | None]:
+    config = self.config
+    attention = MultiHeadAttention(
+      config.num_attention_heads,
+      config.attention_dropout,
+      dtype=config.dtype,
+      name='attention',
+    )
+    feed_forward = FeedForward(
+      config.intermediate_size,
+      config.activation_dropout,
+      dtype=config.dtype,
+      name='feed_forward',
+    )
+    drop = nn.Dropout(config.hidden_dropout, deterministic=deterministic)
+
+    def residual(name, sublayer, x_BTD):
+      norm = _layer_norm(config, f'{name}_norm')
+      if config.do_stable_layer_norm:
+        return x_BTD + drop(sublayer(norm(x_BTD)))
+      return norm(x_BTD + drop(sublayer(x_BTD)))
+
+    y_BTD = residual(
+      'attention', lambda h: attention(h, h, mask_BT, deterministic), x_BTD
+    )
+    y_BTD = residual(
+      'feed_forward', lambda h: feed_forward(h, deterministic), y_BTD
+    )
+    if config.layerdrop and not deterministic:
+      keep = jax.random.bernoulli(
+        self.make_rng('layerdrop'), 1 - config.layerdrop
+      )
+      y_BTD = jnp.where(keep, y_BTD, x_BTD)
+    return y_BTD, y_BTD if all_layers else None
+
+
+def _layer_norm(config, name=None):
+  return nn.LayerNorm(
+    config.layer_norm_eps,
+    dtype=config.dtype,
+    use_fast_variance=False,
+    name=name,
+  )

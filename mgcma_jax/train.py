@@ -1,0 +1,170 @@
+"""Trains MGCMA on one fold and tests it on the session left out.
+
+python -m mgcma_jax.train --config=configs/fold1.py [--workdir=runs/fold1]
+"""
+
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mgcma_jax import command
+from mgcma_jax.training.checkpoint import Checkpoints
+from mgcma_jax.training.evaluation import test
+from mgcma_jax.training.interrupt import interruptible
+from mgcma_jax.training.logbook import Logbook
+from mgcma_jax.training.loop import Loop
+from mgcma_jax.training.results import figures, table, write_predictions
+from mgcma_jax.training.run_folder import (
+  check_config,
+  read_json,
+  selected_params,
+  write_json,
+  write_run,
+)
+from mgcma_jax.training.setup import Setup, make_setup
+from mgcma_jax.training.sharding import replicated
+from mgcma_jax.training.summary import summary
+
+PACKAGES = ('mgcma_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
+
+
+@dataclass(frozen=True)
+class Result:
+  """The test of a run.
+
+  Attributes:
+    workdir: the run's folder.
+    figures: what result.json holds.
+  """
+
+  workdir: Path
+  figures: dict[str, Any]
+
+  @property
+  def wa(self) -> float:
+    """Overall accuracy on the test session, in [0, 1]."""
+    return self.figures['WA']
+
+  @property
+  def ua(self) -> float:
+    """Mean class recall on the test session, in [0, 1]."""
+    return self.figures['UA']
+
+  def __str__(self) -> str:
+    mark = 'ORACLE RESULT, ' if self.figures['select'] == 'oracle_test' else ''
+    files = ('result.json', 'predictions.csv', 'metrics.jsonl', 'checkpoints')
+    lies = [f'  {self.workdir / name}' for name in files]
+    return '\n'.join(
+      [
+        f'{mark}{self.figures["protocol"]}',
+        f'epoch {self.figures["epoch"]}:',
+        table(self.figures),
+        '',
+        *lies,
+      ]
+    )
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
+  """Trains, or goes on training, and tests.
+
+  Args:
+    config: with the keys of configs/base.py.
+    workdir: the run's folder; made, resumed, or, if the run is finished, read.
+
+  Returns:
+    The test figures, which also lie in result.json.
+
+  Raises:
+    ValueError: anything the user can mend, with the cure; before compilation
+      but for damaged records and numbers that are not finite.
+    SystemExit: with 75, where SIGTERM or SIGINT interrupted the run, which
+      the same call resumes.
+  """
+  started = time.monotonic()
+  workdir = Path(workdir)
+  check_config(workdir, config.to_dict())
+  if (workdir / 'result.json').exists():
+    print(f'{workdir} is finished; remove it to train again')
+    return Result(workdir, read_json(workdir / 'result.json'))
+
+  setup = make_setup(config)
+  write_run(workdir, config.to_dict(), setup.card)
+  with Checkpoints(workdir) as checkpoints, interruptible() as interruption:
+    loop = Loop(setup, checkpoints, interruption)
+    print(summary(setup, loop), flush=True)
+    if loop.progress.epochs_done or int(loop.state.step):
+      print(f'resuming after step {int(loop.state.step)}')
+    if not loop.finished:
+      loop.compile()
+      with Logbook(workdir, int(loop.state.step)) as logbook:
+        loop(logbook)
+  return _test(config, setup, loop, workdir, started)
+
+
+def _test(
+  config: ConfigDict, setup: Setup, loop: Loop, workdir: Path, started: float
+) -> Result:
+  """The one reading of the test session, with the chosen epoch."""
+  params = selected_params(workdir, replicated(loop.mesh))
+  card, run, progress = setup.card, setup.run, loop.progress
+  predictions = test(
+    card.model,
+    params,
+    setup.test,
+    setup.buckets,
+    run.eval_batch_size,
+    run.reader_threads,
+    loop.mesh,
+  )
+  result = figures(predictions, card) | {
+    'protocol': setup.protocol,
+    'select': run.select,
+    'epoch': progress.epochs_done
+    if run.select == 'last'
+    else progress.best_epoch,
+    'epochs_trained': progress.epochs_done,
+    'validation_UA': None if progress.best_ua < 0 else progress.best_ua,
+    'test_session': config.test_session,
+    'seed': run.seed,
+    'corpus': {
+      'name': setup.test.corpus.name,
+      'sha256': setup.test.corpus.sha256,
+    },
+    'versions': {name: version(name) for name in PACKAGES}
+    | {'python': platform.python_version()},
+    'devices': loop.mesh.size,
+    'platform': jax.devices()[0].platform,
+    'time.host': platform.node(),
+    'time.seconds': time.monotonic() - started,
+  }
+  write_predictions(workdir / 'predictions.csv', predictions, card.classes)
+  write_json(workdir / 'result.json', result)
+  return Result(workdir, result)
+
+
+def default_workdir(config_file: str) -> Path:
+  """runs/<config name>: 'configs/ablation.py:S1' gives runs/ablation-S1."""
+  path, _, argument = config_file.partition(':')
+  return Path('runs') / '-'.join(filter(None, (Path(path).stem, argument)))
+
+
+def main() -> None:
+  """Prints the result."""
+  name = config_flags.get_config_filename(flags.FLAGS['config'])
+  workdir = flags.FLAGS.workdir or default_workdir(name)
+  print(train_and_evaluate(flags.FLAGS.config, workdir))
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file('config')
+  flags.DEFINE_string('workdir', None, 'default: runs/<config name>')
+  flags.mark_flag_as_required('config')
+  command.run(main)

@@ -1,0 +1,279 @@
+"""The training loop: steps, validation, selection, checkpoints."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from mgcma_jax.inputs.pipeline import Examples, batches
+from mgcma_jax.inputs.plan import (
+  PlannedBatch,
+  evaluation_plan,
+  training_plan,
+)
+from mgcma_jax.model import MGCMA
+from mgcma_jax.structs import Batch
+from mgcma_jax.training import sharding
+from mgcma_jax.training.checkpoint import Checkpoints, Progress
+from mgcma_jax.training.evaluation import predict
+from mgcma_jax.training.interrupt import Interrupted, Interruption
+from mgcma_jax.training.logbook import Logbook
+from mgcma_jax.training.optim import make_optimizer
+from mgcma_jax.training.setup import Setup
+from mgcma_jax.training.state import (
+  batch_shape,
+  initial_params,
+  initial_state,
+)
+from mgcma_jax.training.steps import (
+  Evaluated,
+  TrainState,
+  evaluation_step,
+  train_step,
+)
+
+
+class NotFinite(ValueError):
+  """A loss or gradient that is no number."""
+
+
+def watched(setup: Setup) -> Examples | None:
+  """The utterances that the epoch is judged by; never the test session, but
+  for select='oracle_test'."""
+  if setup.run.select == 'oracle_test':
+    return setup.test
+  return setup.validation
+
+
+class Loop:
+  """One run from its state to its last epoch."""
+
+  def __init__(
+    self,
+    setup: Setup,
+    checkpoints: Checkpoints,
+    interruption: Interruption,
+  ):
+    """Draws the initial state, or restores the last one."""
+    run, size = setup.run, setup.card.model.contrastive_group_size
+    self.run = run
+    self.optim = setup.optim
+    self.train = setup.train
+    self.watched = watched(setup)
+    self.buckets = setup.buckets
+    self.group_size = size or run.batch_size
+    self.steps_per_epoch = len(self.train) // run.batch_size
+    self.num_steps = run.num_epochs * self.steps_per_epoch
+    self.checkpoints = checkpoints
+    self.interruption = interruption
+
+    self.model = MGCMA(setup.card.model)
+    self.mesh = sharding.make_mesh(run.batch_size, run.eval_batch_size)
+    self.optimizer = make_optimizer(setup.optim, self.num_steps)
+    self.state, self.progress = self._start(setup)
+    self._compiled: dict[tuple[int, int, int], Callable] = {}
+
+  def _start(self, setup: Setup) -> tuple[TrainState, Progress]:
+    everywhere = sharding.replicated(self.mesh)
+
+    def fresh(params):
+      return initial_state(
+        self.model,
+        params,
+        self.optimizer,
+        self.optim.freeze,
+        self.group_size,
+      )
+
+    if self.checkpoints.last_step is None:
+      params = initial_params(self.model, self.run.seed, setup.weights)
+      return jax.device_put(fresh(params), everywhere), Progress()
+    shapes = jax.eval_shape(
+      lambda: fresh(initial_params(self.model, self.run.seed, {}))
+    )
+    return self.checkpoints.restore_last(shapes, everywhere)
+
+  def plan(self, epoch: int) -> list[PlannedBatch]:
+    """The batches of an epoch, counted from 0."""
+    return training_plan(
+      self.train.lengths,
+      self.buckets,
+      self.run.batch_size,
+      self.group_size,
+      self.run.order,
+      self.run.seed,
+      epoch,
+    )
+
+  @property
+  def finished(self) -> bool:
+    """Whether the last epoch, or the last patient one, is over."""
+    epochs, best = self.progress.epochs_done, self.progress.best_epoch
+    if epochs >= self.run.num_epochs:
+      return True
+    waits = self.run.select != 'last'
+    return waits and best > 0 and epochs - best >= self.run.patience
+
+  @functools.cached_property
+  def shapes(self) -> list[tuple[int, int, int]]:
+    """(B, S, L) of every batch that is still to come."""
+    epochs = range(self.progress.epochs_done, self.run.num_epochs)
+    return sorted({b.shape for epoch in epochs for b in self.plan(epoch)})
+
+  def compile(self) -> None:
+    """Compiles the step for every shape, so that no epoch waits for it."""
+    step = jax.jit(
+      functools.partial(train_step, self.model, self.optimizer, self.run.seed),
+      donate_argnums=0,
+      in_shardings=(
+        sharding.replicated(self.mesh),
+        sharding.split(self.mesh),
+      ),
+      out_shardings=sharding.replicated(self.mesh),
+    )
+    for shape in tqdm(self.shapes, 'compiling', unit='shape', leave=False):
+      self._compiled[shape] = step.lower(
+        self.state, batch_shape(shape)
+      ).compile()
+      self._stop_if_asked()
+
+  def __call__(self, logbook: Logbook) -> None:
+    """Trains to the end, unless it is interrupted."""
+    while not self.finished:
+      self._epoch(logbook)
+      self._judge(logbook)
+      self.checkpoints.save_last(self.state, self.progress)
+
+  def _epoch(self, logbook: Logbook) -> None:
+    """The steps of the epoch that are still to be made."""
+    epoch = self.progress.epochs_done
+    plan = self.plan(epoch)
+    done = int(self.state.step) - epoch * self.steps_per_epoch
+    bar = tqdm(
+      batches(self.train, plan[done:], self.run.reader_threads),
+      f'epoch {epoch + 1}/{self.run.num_epochs}',
+      len(plan),
+      initial=done,
+      unit='step',
+      leave=False,
+    )
+    step, since = int(self.state.step), time.monotonic()
+    before = None
+    for planned, batch in bar:
+      batch = jax.device_put(batch, sharding.split(self.mesh))
+      self.state, finite = self._compiled[planned.shape](self.state, batch)
+      step += 1
+      # One step behind, so that the device never waits for this check.
+      self._check_finite(before)
+      before = (finite, step, planned)
+      if step % self.run.log_every_steps == 0:
+        seconds = (time.monotonic() - since) / self.run.log_every_steps
+        self._log(logbook, step, seconds)
+        since = time.monotonic()
+      if step % self.run.save_every_steps == 0 and step % self.steps_per_epoch:
+        self._check_finite(before)
+        self.checkpoints.save_last(self.state, self.progress)
+      if self.interruption.requested:
+        self._check_finite(before)
+        self._stop_if_asked()
+    self._check_finite(before)
+
+  def _check_finite(self, before) -> None:
+    if before is None or bool(before[0]):
+      return
+    _, step, planned = before
+    last = self.checkpoints.last_step
+    raise NotFinite(
+      f'step {step}: loss or gradient is not finite; utterances '
+      f'{", ".join(self.train.names(planned))}; the last good checkpoint is '
+      f'{"that of step " + str(last) if last else "none"}. Lower '
+      'config.optim.learning_rate, set config.optim.clip, or look at these '
+      'utterances'
+    )
+
+  def _log(self, logbook: Logbook, step: int, seconds: float) -> None:
+    """Writes the means since the last time, and empties them."""
+    means = jax.device_get(self.state.means)
+    values = {name: mean.compute() for name, mean in means.items()}
+    logbook.write('train', step, values | {'time.seconds_per_step': seconds})
+    empty = jax.tree.map(np.zeros_like, means)
+    self.state = self.state.replace(
+      means=jax.device_put(empty, sharding.replicated(self.mesh))
+    )
+
+  def _judge(self, logbook: Logbook) -> None:
+    """Counts the epoch, and keeps its parameters where UA strictly rose."""
+    progress = dataclasses.replace(
+      self.progress, epochs_done=self.progress.epochs_done + 1
+    )
+    if self.watched is not None:
+      step = int(self.state.step)
+      ua = self._validate(logbook, progress.epochs_done, step)
+      if ua > progress.best_ua:
+        self.checkpoints.save_best(step, self.state.params)
+        progress = dataclasses.replace(
+          progress,
+          best_ua=ua,
+          best_epoch=progress.epochs_done,
+          best_step=step,
+          plateau_epochs=0,
+        )
+      else:
+        progress = self._lower_on_plateau(progress)
+    self.progress = progress
+
+  def _lower_on_plateau(self, progress: Progress) -> Progress:
+    epochs = progress.plateau_epochs + 1
+    if (
+      self.optim.schedule == 'plateau' and epochs >= self.optim.plateau_patience
+    ):
+      scale = self.state.lr_scale * self.optim.plateau_factor
+      self.state = self.state.replace(lr_scale=scale)
+      epochs = 0
+    return dataclasses.replace(progress, plateau_epochs=epochs)
+
+  def _validate(self, logbook: Logbook, epoch: int, step: int) -> float:
+    """UA of the watched utterances, logged with their losses."""
+    oracle = self.run.select == 'oracle_test'
+    plan = evaluation_plan(
+      self.watched.lengths, self.buckets, self.run.eval_batch_size
+    )
+    predictions = predict(
+      self.watched,
+      plan,
+      self._evaluate,
+      'ORACLE: test session' if oracle else 'validation',
+      self.run.reader_threads,
+      self._stop_if_asked,
+    )
+    values = {'epoch': epoch} | predictions.figures()
+    logbook.write('oracle_test' if oracle else 'validation', step, values)
+    best = max(self.progress.best_ua, predictions.ua)
+    tqdm.write(
+      f'epoch {epoch:3}  {"ORACLE test" if oracle else "validation"} '
+      f'WA {100 * values["WA"]:.2f}  UA {100 * values["UA"]:.2f}  '
+      f'(best UA {100 * best:.2f})'
+    )
+    return predictions.ua
+
+  @functools.cached_property
+  def _evaluation_step(self):
+    return jax.jit(functools.partial(evaluation_step, self.model))
+
+  def _evaluate(self, batch: Batch) -> Evaluated:
+    batch = jax.device_put(batch, sharding.split(self.mesh))
+    return self._evaluation_step(self.state.params, batch)
+
+  def _stop_if_asked(self) -> None:
+    if not self.interruption.requested:
+      return
+    self.checkpoints.save_last(self.state, self.progress)
+    print(
+      f'interrupted: step {int(self.state.step)} is saved in '
+      f'{self.checkpoints.folder}; the same command goes on from there'
+    )
+    raise Interrupted

@@ -1,0 +1,132 @@
+"""What a run's folder holds beside checkpoints and metrics.
+
+config.json: the config as it was given, so that a folder resumes only its own
+run. model.json and tokenizer/: all that is needed to rebuild the model, so
+that a folder can be evaluated after its corpus and encoders have moved.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from transformers import BertTokenizerFast
+
+from mgcma_jax.encoders.bert import BertConfig
+from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
+from mgcma_jax.inputs.text import load_tokenizer
+from mgcma_jax.model import MGCMAConfig
+from mgcma_jax.training.checkpoint import restore_params
+from mgcma_jax.training.optim import Params
+
+
+@dataclass(frozen=True)
+class ModelCard:
+  """What a model is, without its weights.
+
+  Attributes:
+    model: every choice.
+    classes: words of the C classes, in the order of the logits.
+    tokenizer: turns text into the ids that the model knows.
+  """
+
+  model: MGCMAConfig
+  classes: tuple[str, ...]
+  tokenizer: BertTokenizerFast
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+  """Writes beside, then renames: a reader finds all of it or nothing."""
+  beside = path.with_name(path.name + '.partial')
+  beside.write_text(
+    json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8'
+  )
+  beside.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """Raises ValueError with the cure where the run has no such file."""
+  if not path.is_file():
+    raise ValueError(
+      f'{path} does not exist: train with --workdir={path.parent} first'
+    )
+  return json.loads(path.read_text(encoding='utf-8'))
+
+
+def check_config(workdir: Path, config: dict[str, Any]) -> None:
+  """Raises ValueError where the folder holds a run of another config."""
+  path = workdir / 'config.json'
+  if not path.exists():
+    return
+  theirs, ours = _flat(read_json(path)), _flat(json.loads(json.dumps(config)))
+  differences = [
+    f'config.{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here'
+    for key in sorted(theirs.keys() | ours.keys())
+    if theirs.get(key) != ours.get(key)
+  ]
+  if differences:
+    raise ValueError(
+      f'{workdir} holds a run of another config: choose another --workdir or '
+      'remove it\n  ' + '\n  '.join(differences)
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for key, value in tree.items():
+    inner = isinstance(value, dict)
+    flat |= _flat(value, f'{prefix}{key}.') if inner else {prefix + key: value}
+  return flat
+
+
+def write_run(workdir: Path, config: dict[str, Any], card: ModelCard) -> None:
+  """Starts a run's folder."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  card.tokenizer.save_pretrained(workdir / 'tokenizer')
+  write_json(
+    workdir / 'model.json',
+    {'classes': card.classes, 'model': dataclasses.asdict(card.model)},
+  )
+  write_json(workdir / 'config.json', config)
+
+
+def read_card(workdir: Path) -> ModelCard:
+  """The model of a run.
+
+  Raises:
+    ValueError: the folder is not a run's.
+  """
+  stored = read_json(workdir / 'model.json')
+  fields = stored['model']
+  model = MGCMAConfig(
+    **fields
+    | {
+      'sequence': tuple(fields['sequence']),
+      'wav2vec2': Wav2Vec2Config(**fields['wav2vec2']),
+      'bert': BertConfig(**fields['bert']),
+    }
+  )
+  return ModelCard(
+    model,
+    tuple(stored['classes']),
+    load_tokenizer(workdir / 'tokenizer'),
+  )
+
+
+def selected_params(workdir: Path, sharding: jax.sharding.Sharding) -> Params:
+  """The parameters that the run's `select` chose.
+
+  Args:
+    workdir: of the run.
+    sharding: where they shall live.
+
+  Returns:
+    The whole tree.
+
+  Raises:
+    ValueError: the folder is not a run's, or holds no checkpoint yet.
+  """
+  last = read_json(workdir / 'config.json')['select'] == 'last'
+  return restore_params(workdir, 'last' if last else 'best', sharding)

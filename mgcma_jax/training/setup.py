@@ -1,0 +1,258 @@
+"""A run's parts, made from its config.
+
+Whatever a user can get wrong is found here, before anything is compiled.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from transformers import BertTokenizerFast
+
+from mgcma_jax.encoders.bert import BertConfig
+from mgcma_jax.encoders.pretrained import load_bert, load_wav2vec2
+from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
+from mgcma_jax.inputs.corpus import Corpus
+from mgcma_jax.inputs.pipeline import Examples
+from mgcma_jax.inputs.plan import Buckets
+from mgcma_jax.inputs.splits import leave_one_session_out
+from mgcma_jax.inputs.text import load_tokenizer
+from mgcma_jax.model import MGCMAConfig
+from mgcma_jax.training.optim import OptimConfig, Params
+from mgcma_jax.training.run_folder import (
+  ModelCard,
+  read_card,
+  selected_params,
+)
+
+SCRATCH = 'scratch'
+SELECT = ('val', 'last', 'oracle_test')
+ORDERS = ('random', 'bucketed')
+
+
+@dataclass(frozen=True)
+class RunConfig:
+  """The loop's numbers; configs/base.py has their units."""
+
+  seed: int
+  order: str
+  reader_threads: int
+  batch_size: int
+  eval_batch_size: int
+  num_epochs: int
+  patience: int
+  select: str
+  log_every_steps: int
+  save_every_steps: int
+
+  def __post_init__(self):
+    for field, choices in (('select', SELECT), ('order', ORDERS)):
+      if (value := getattr(self, field)) not in choices:
+        raise ValueError(f'config.{field}={value!r}: choose one of {choices}')
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and field.name != 'seed' and value < 1:
+        raise ValueError(f'config.{field.name}={value} must be at least 1')
+
+
+@dataclass(frozen=True)
+class Setup:
+  """A run's parts.
+
+  Attributes:
+    run: numbers of the loop.
+    optim: the optimizer's.
+    buckets: lengths that arrays may have.
+    card: the model, its classes, its tokenizer.
+    weights: those that are not drawn at random, by path.
+    train: utterances that gradients come from.
+    validation: None where nothing is held out.
+    test: the left-out session.
+    protocol: one line that says how the result came about.
+  """
+
+  run: RunConfig
+  optim: OptimConfig
+  buckets: Buckets
+  card: ModelCard
+  weights: Params
+  train: Examples
+  validation: Examples | None
+  test: Examples
+  protocol: str
+
+
+def _fields(cls: type, config: ConfigDict) -> dict:
+  """The top-level keys that are fields of a dataclass."""
+  return {f.name: config[f.name] for f in dataclasses.fields(cls)}
+
+
+def _changed(loaded, changes: ConfigDict, config: ConfigDict):
+  """An encoder's config with the changes that are not None."""
+  given = {k: v for k, v in changes.to_dict().items() if v is not None}
+  return dataclasses.replace(
+    loaded, **given, dtype=config.dtype, unroll=config.unroll
+  )
+
+
+def _speech(config: ConfigDict) -> tuple[Wav2Vec2Config, Params]:
+  if config.speech_encoder == SCRATCH:
+    loaded, params = Wav2Vec2Config.base(), {}
+  else:
+    loaded, params = load_wav2vec2(config.speech_encoder)
+  return _changed(loaded, config.wav2vec2, config), params
+
+
+def _text(
+  config: ConfigDict, tokenizer: BertTokenizerFast
+) -> tuple[BertConfig, Params]:
+  if config.text_encoder == SCRATCH:
+    loaded, params = BertConfig.base(), {}
+    loaded = dataclasses.replace(loaded, vocab_size=len(tokenizer))
+  else:
+    loaded, params = load_bert(config.text_encoder)
+  if len(tokenizer) > loaded.vocab_size:
+    raise ValueError(
+      f'the vocabulary has {len(tokenizer)} tokens, and '
+      f'{config.text_encoder} knows {loaded.vocab_size}: set config.vocab to '
+      "the encoder's own"
+    )
+  return _changed(loaded, config.bert, config), params
+
+
+def _model(
+  config: ConfigDict, classes: tuple[str, ...], tokenizer: BertTokenizerFast
+) -> tuple[MGCMAConfig, Params]:
+  """The model, and the weights that it starts from."""
+  choices = dict(
+    **config.model.to_dict(),
+    num_classes=len(classes),
+    dtype=config.dtype,
+    unroll=config.unroll,
+  )
+  if config.init_from is not None:
+    return _from_run(config, choices, classes, tokenizer)
+  modalities = config.model.modalities
+  # The encoder that is not used is neither loaded nor checked.
+  unused = (None, {})
+  speech, speech_params = _speech(config) if modalities != 'text' else unused
+  text, text_params = (
+    _text(config, tokenizer) if modalities != 'speech' else unused
+  )
+  weights = {'speech_encoder': speech_params, 'text_encoder': text_params}
+  encoders = {'wav2vec2': speech, 'bert': text}
+  return MGCMAConfig(
+    **choices, **{k: v for k, v in encoders.items() if v is not None}
+  ), {k: v for k, v in weights.items() if v}
+
+
+def _from_run(config, choices, classes, tokenizer):
+  """Another run's encoders and weights; a fresh classifier for other labels."""
+  source = Path(config.init_from)
+  card = read_card(source)
+  if card.tokenizer.get_vocab() != tokenizer.get_vocab():
+    raise ValueError(
+      f'config.init_from={source} was trained with another vocabulary: set '
+      f'config.vocab={source / "tokenizer"}'
+    )
+  model = MGCMAConfig(
+    **choices,
+    wav2vec2=_changed(card.model.wav2vec2, config.wav2vec2, config),
+    bert=_changed(card.model.bert, config.bert, config),
+  )
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  weights = selected_params(source, device)
+  if card.classes != classes:
+    del weights['classifier']
+  return model, weights
+
+
+def _protocol(config: ConfigDict, held_out: str) -> str:
+  how = {
+    'val': 'the epoch is chosen on the validation UA and the test session is '
+    'read once, at the end',
+    'last': 'the last epoch is taken and the test session is read once, at '
+    'the end',
+    'oracle_test': 'ORACLE: the epoch is chosen on the test session itself',
+  }[config.select]
+  return f'test {config.test_session}, validation {held_out}; {how}'
+
+
+def make_setup(config: ConfigDict) -> Setup:
+  """All parts of a run.
+
+  Args:
+    config: with the keys of configs/base.py.
+
+  Returns:
+    The parts; nothing is compiled yet.
+
+  Raises:
+    ValueError: shards, labels, encoders, vocabulary or values that do not go
+      together, with the cure.
+  """
+  run = RunConfig(**_fields(RunConfig, config))
+  optim = OptimConfig(**config.optim.to_dict())
+  buckets = Buckets(config.audio_buckets, config.text_buckets)
+  corpus = Corpus.open(config.data)
+  modalities = config.model.modalities
+  if not corpus.has_text and modalities != 'speech':
+    raise ValueError(
+      f'{config.data} was prepared with --no-text: set '
+      'config.model.modalities="speech", or prepare it again with its text'
+    )
+  splits = leave_one_session_out(
+    corpus, config.test_session, config.validation_share, config.seed
+  )
+  tokenizer = load_tokenizer(config.vocab or corpus.vocab)
+  model, weights = _model(config, corpus.labels, tokenizer)
+
+  def examples(entries):
+    max_tokens = min(
+      config.text_buckets[-1], model.bert.max_position_embeddings
+    )
+    return Examples.of(corpus, entries, corpus.labels, tokenizer, max_tokens)
+
+  validation = examples(splits.validation) if splits.validation else None
+  setup = Setup(
+    run,
+    optim,
+    buckets,
+    ModelCard(model, corpus.labels, tokenizer),
+    weights,
+    examples(splits.train),
+    validation,
+    examples(splits.test),
+    _protocol(config, splits.held_out),
+  )
+  _check(setup)
+  return setup
+
+
+def _check(setup: Setup) -> None:
+  """Raises ValueError where parts do not go together."""
+  run, optim = setup.run, setup.optim
+  for examples in (setup.train, setup.validation, setup.test):
+    if examples:
+      setup.buckets.check(examples.lengths)
+  if run.batch_size > len(setup.train):
+    raise ValueError(
+      f'config.batch_size={run.batch_size} is more than the '
+      f'{len(setup.train)} training utterances'
+    )
+  size = setup.card.model.contrastive_group_size
+  for field in ('batch_size', 'eval_batch_size'):
+    if size and getattr(run, field) % size and setup.card.model.modules:
+      raise ValueError(
+        f'config.model.contrastive_group_size={size} must divide '
+        f'config.{field}={getattr(run, field)}'
+      )
+  needs_validation = run.select == 'val' or optim.schedule == 'plateau'
+  if needs_validation and setup.validation is None:
+    raise ValueError(
+      'config.validation_share=0 holds nothing out, which '
+      'config.select="val" and optim.schedule="plateau" need: set '
+      'config.select="last"'
+    )

@@ -1,0 +1,109 @@
+"""The state at step 0: pretrained weights where there are some."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mgcma_jax.metrics import Mean
+from mgcma_jax.model import MGCMA
+from mgcma_jax.structs import Batch
+from mgcma_jax.training.optim import Params, partition
+from mgcma_jax.training.steps import TrainState, loss_fn
+
+
+def example_batch(rows: int) -> Batch:
+  """Shapes and dtypes of a small batch."""
+  int32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+  truth = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bool_)
+  return Batch(
+    waveform_BS=jax.ShapeDtypeStruct((rows, 1600), jnp.int16),
+    num_samples_B=int32((rows,)),
+    token_ids_BL=int32((rows, 4)),
+    text_mask_BL=truth((rows, 4)),
+    label_B=int32((rows,)),
+    text_id_B=int32((rows,)),
+    valid_B=truth((rows,)),
+  )
+
+
+def batch_shape(shape: tuple[int, int, int]) -> Batch:
+  """Shapes and dtypes of a batch of (B, S, L)."""
+  B, S, L = shape
+  small = example_batch(B)
+  return small.replace(
+    waveform_BS=jax.ShapeDtypeStruct((B, S), jnp.int16),
+    token_ids_BL=jax.ShapeDtypeStruct((B, L), jnp.int32),
+    text_mask_BL=jax.ShapeDtypeStruct((B, L), jnp.bool_),
+  )
+
+
+def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
+  """Random parameters, with those that are given in their places.
+
+  Args:
+    model: the model.
+    seed: of the random ones.
+    given: subtrees of the parameters, such as {'text_encoder': …}.
+
+  Returns:
+    The whole tree, float32.
+
+  Raises:
+    ValueError: a given parameter that the model does not have, or whose shape
+      is another; all are named.
+  """
+  batch = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), example_batch(1))
+  key = jax.random.key(seed)
+  params = flatten_dict(jax.jit(model.init)(key, batch)['params'], sep='/')
+  given = flatten_dict(given, sep='/')
+  wrong = [
+    f'{path}: {value.shape} given, {params[path].shape} in the model'
+    if path in params
+    else f'{path}: not in the model'
+    for path, value in given.items()
+    if path not in params or params[path].shape != value.shape
+  ]
+  if wrong:
+    raise ValueError('these weights do not fit:\n  ' + '\n  '.join(wrong))
+  params |= {path: jnp.asarray(value) for path, value in given.items()}
+  return unflatten_dict(params, sep='/')
+
+
+def initial_state(
+  model: MGCMA,
+  params: Params,
+  optimizer: optax.GradientTransformation,
+  freeze: str,
+  group: int,
+) -> TrainState:
+  """The state before the first step.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    optimizer: for the trainable ones.
+    freeze: a key of optim.FREEZE.
+    group: rows of a batch that the loss can take.
+
+  Returns:
+    Step 0, with empty metrics.
+  """
+  trainable, frozen = partition(params, freeze)
+  means = jax.eval_shape(
+    lambda p, b: loss_fn(model, p, b, jax.random.key(0))[1],
+    params,
+    example_batch(group),
+  )
+  means = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), means)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    trainable=trainable,
+    frozen=frozen,
+    opt_state=optimizer.init(trainable),
+    lr_scale=jnp.ones(()),
+    means=means | {'gradient_norm': Mean(jnp.zeros(()), jnp.zeros(()))},
+  )

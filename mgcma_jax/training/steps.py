@@ -1,0 +1,113 @@
+"""The training step and the evaluation step: pure functions, to be jitted."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from mgcma_jax.metrics import Mean
+from mgcma_jax.model import MGCMA, mgcma_loss
+from mgcma_jax.structs import Batch, Leaf, Outputs
+from mgcma_jax.training.optim import Params, combine, global_norm
+
+STREAMS = ('dropout', 'layerdrop', 'specaugment', 'sample')
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What changes from step to step.
+
+  Attributes:
+    step: number of updates made.
+    trainable: parameters that the optimizer moves.
+    frozen: the others.
+    opt_state: the optimizer's, for the trainable ones.
+    lr_scale: factor on every update; 1 but for schedule='plateau'.
+    means: metrics since they were last logged, so that a resumed run logs
+      what an uninterrupted one would.
+  """
+
+  step: Leaf
+  trainable: Leaf
+  frozen: Leaf
+  opt_state: Leaf
+  lr_scale: Leaf
+  means: Leaf
+
+  @property
+  def params(self) -> Params:
+    """Trainable and frozen together."""
+    return combine(self.trainable, self.frozen)
+
+
+@flax.struct.dataclass
+class Evaluated:
+  """What is kept of each evaluated utterance.
+
+  Attributes:
+    probability_BC: softmax of the logits.
+    gaussians: the DAM's; None without it.
+    means: the losses and their statistics over the valid rows.
+  """
+
+  probability_BC: Leaf
+  gaussians: Leaf
+  means: Leaf
+
+
+def loss_fn(
+  model: MGCMA, params: Params, batch: Batch, key: jax.Array
+) -> tuple[Float[Array, ''], dict[str, Mean]]:
+  """Eq. (12) with dropout drawn from the key."""
+  rngs = dict(zip(STREAMS, jax.random.split(key, len(STREAMS))))
+  outputs: Outputs = model.apply(
+    {'params': params}, batch, deterministic=False, rngs=rngs
+  )
+  return mgcma_loss(outputs, batch, model.config)
+
+
+def train_step(
+  model: MGCMA,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  state: TrainState,
+  batch: Batch,
+) -> tuple[TrainState, Bool[Array, '']]:
+  """One update. All randomness follows from (seed, step).
+
+  Args:
+    model: the model.
+    optimizer: for the trainable parameters.
+    seed: of the run.
+    state: before the step.
+    batch: rows of which all are valid.
+
+  Returns:
+    The state after the step, and whether loss and gradient were finite.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+  def loss(trainable):
+    return loss_fn(model, combine(trainable, state.frozen), batch, key)
+
+  (total, means), grads = jax.value_and_grad(loss, has_aux=True)(
+    state.trainable
+  )
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+  updates = jax.tree.map(lambda u: u * state.lr_scale.astype(u.dtype), updates)
+  norm = global_norm(grads)
+  means['gradient_norm'] = Mean(norm, jnp.ones_like(norm))
+  return state.replace(
+    step=state.step + 1,
+    trainable=optax.apply_updates(state.trainable, updates),
+    opt_state=opt_state,
+    means=jax.tree.map(jnp.add, state.means, means),
+  ), jnp.isfinite(norm) & jnp.isfinite(total)
+
+
+def evaluation_step(model: MGCMA, params: Params, batch: Batch) -> Evaluated:
+  """Probabilities and Gaussians of a batch, without dropout."""
+  outputs: Outputs = model.apply({'params': params}, batch, deterministic=True)
+  _, means = mgcma_loss(outputs, batch, model.config)
+  return Evaluated(jax.nn.softmax(outputs.logits_BC), outputs.gaussians, means)

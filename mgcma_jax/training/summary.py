@@ -1,0 +1,66 @@
+"""What a run prints before it starts."""
+
+from collections import Counter
+
+import jax
+
+from mgcma_jax.inputs.audio import SAMPLE_RATE
+from mgcma_jax.inputs.pipeline import Examples
+from mgcma_jax.inputs.plan import evaluation_plan, padding_waste
+from mgcma_jax.training.loop import Loop
+from mgcma_jax.training.optim import parameter_table
+from mgcma_jax.training.setup import Setup
+
+
+def data_table(splits: dict[str, Examples], classes: tuple[str, ...]) -> str:
+  """Utterances of each split by class, and hours of speech."""
+  rows = [['data', *classes, 'all', 'hours']]
+  for name, examples in splits.items():
+    counts = Counter(e.utterance.label for e in examples.entries)
+    hours = examples.lengths.samples_N.sum() / SAMPLE_RATE / 3600
+    numbers = [counts[label] for label in classes] + [len(examples)]
+    rows.append([name, *map(str, numbers), f'{hours:.2f}'])
+  return '\n'.join(
+    row[0].ljust(12) + ''.join(cell.rjust(10) for cell in row[1:])
+    for row in rows
+  )
+
+
+def summary(setup: Setup, loop: Loop) -> str:
+  """Parameters, data, padding, compilations and steps."""
+  run, train = setup.run, setup.train
+  splits = {'train': train, 'validation': setup.validation, 'test': setup.test}
+  splits = {name: split for name, split in splits.items() if split is not None}
+  left_out = len(train) % run.batch_size
+  waste = padding_waste(loop.plan(0), train.lengths)
+  test_plan = evaluation_plan(
+    setup.test.lengths, setup.buckets, run.eval_batch_size
+  )
+  cut = sum(split.num_cut for split in splits.values())
+  devices = loop.mesh.size
+  modules = setup.card.model.modules
+  lines = [
+    parameter_table(loop.state.params, setup.optim),
+    '',
+    data_table(splits, setup.card.classes),
+    '',
+    f'protocol: {setup.protocol}',
+    f'model: {setup.card.model.modalities}, '
+    + (' -> '.join(modules) if modules else 'no alignment module'),
+    f'padding: {100 * waste:.1f} % of the training samples '
+    f'(order "{run.order}"), '
+    f'{100 * padding_waste(test_plan, setup.test.lengths):.1f} % of the test '
+    'samples',
+    f'texts cut to {setup.buckets.text_tokens[-1]} tokens: {cut}',
+    f'steps: {loop.steps_per_epoch} of {run.batch_size} utterances an epoch '
+    f'({left_out} utterances rest in each), {run.num_epochs} epochs at most; '
+    f'{len(loop.shapes)} shapes to compile',
+    f'devices: {devices} of {jax.device_count()} {jax.devices()[0].platform}'
+    + (
+      ''
+      if devices == jax.device_count()
+      else f' (more cannot share batches of {run.batch_size} and '
+      f'{run.eval_batch_size})'
+    ),
+  ]
+  return '\n'.join(lines)

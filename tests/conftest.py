@@ -1,0 +1,115 @@
+import jax
+import numpy as np
+import pytest
+
+# Four devices on any machine, for the sharding tests; before JAX starts.
+jax.config.update('jax_num_cpu_devices', 4)
+# A [B] beside a [B, B] is nearly always a mistake.
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compilation_cache(tmp_path_factory):
+  """Runs of one config compile once; a cache of this session alone."""
+  folder = str(tmp_path_factory.mktemp('compiled'))
+  jax.config.update('jax_compilation_cache_dir', folder)
+
+
+@pytest.fixture
+def x64():
+  """Runs the test in float64."""
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
+
+
+@pytest.fixture(scope='session')
+def tiny_corpus(tmp_path_factory):
+  """Folder of shards: three sessions of 12 utterances under 0.5 s, in two
+  dialogues each, whose pitch and words give the label away."""
+  soundfile = pytest.importorskip('soundfile')
+  from data_prep.shards import Options, write_corpus
+  from mgcma_jax.inputs.records import Utterance
+
+  folder = tmp_path_factory.mktemp('tiny')
+  draw = np.random.default_rng(0)
+  words = {'angry': 'bad', 'happy': 'good', 'neutral': 'plain', 'sad': 'grim'}
+  items = []
+  for i in range(36):
+    session, label = f'session{i % 3 + 1}', sorted(words)[i % 4]
+    time_S = np.arange(draw.integers(3000, 8000)) / 16_000
+    pitch = 150 * (2 + sorted(words).index(label))
+    wave_S = 0.3 * np.sin(2 * np.pi * pitch * time_S)
+    path = folder / f'u{i:02}.wav'
+    soundfile.write(path, wave_S + draw.normal(0, 0.01, len(wave_S)), 16_000)
+    utterance = Utterance(
+      name=path.stem,
+      text=f'it was {words[label]} number {i // 2}',
+      label=label,
+      speaker=f'{session}-{i % 2}',
+      session=session,
+      dialogue=f'{session}-d{i // 18}',
+      style='scripted',
+      gender='female',
+    )
+    items.append((utterance, path))
+  write_corpus(
+    items,
+    folder / 'shards',
+    name='tiny',
+    labels=sorted(words),
+    options=Options(train_vocab=100),
+  )
+  return folder / 'shards'
+
+
+@pytest.fixture(scope='session')
+def make_tiny_config(tiny_corpus):
+  """A function that gives the config of a whole run in seconds: two epochs,
+  with dropout."""
+  return lambda: _tiny_config(tiny_corpus)
+
+
+def _tiny_config(tiny_corpus):
+  from configs import base
+
+  config = base.get_config()
+  config.data = str(tiny_corpus)
+  config.audio_buckets = (1,)
+  config.text_buckets = (16,)
+  config.num_epochs = 2
+  config.log_every_steps = 3
+  config.save_every_steps = 2
+  config.reader_threads = 2
+  config.validation_share = 0.3
+  config.speech_encoder = config.text_encoder = 'scratch'
+  sizes = {
+    'hidden_size': 16,
+    'num_hidden_layers': 1,
+    'num_attention_heads': 2,
+    'intermediate_size': 16,
+  }
+  config.wav2vec2.update(sizes)
+  # Dropout in one place: random bits are slow to compile on a CPU.
+  config.model.dropout = 0.0
+  config.wav2vec2.update(
+    {
+      'hidden_dropout': 0.0,
+      'attention_dropout': 0.0,
+      'activation_dropout': 0.0,
+      'feat_proj_dropout': 0.0,
+      'conv_dim': (8,) * 7,
+      'num_conv_pos_embeddings': 4,
+      'num_conv_pos_embedding_groups': 2,
+    }
+  )
+  config.bert.update(sizes)
+  config.model.num_heads = 2
+  config.model.tam_blocks = 1
+  config.optim.learning_rate = 3e-3
+  config.optim.freeze = 'none'
+  return config

@@ -1,0 +1,238 @@
+"""The main job, whole, on a tiny corpus."""
+
+import csv
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from mgcma_jax.evaluate import evaluate
+from mgcma_jax.inputs.pipeline import Examples
+from mgcma_jax.train import default_workdir, train_and_evaluate
+from mgcma_jax.training.checkpoint import restore_params
+from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Compiling takes most of these tests' time; what it gives does not matter
+  here, only that it is the same each time."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='module')
+def finished(make_tiny_config, tmp_path_factory):
+  """A finished run's folder and its result."""
+  workdir = tmp_path_factory.mktemp('runs') / 'whole'
+  return workdir, train_and_evaluate(make_tiny_config(), workdir)
+
+
+@pytest.fixture
+def config(make_tiny_config):
+  return make_tiny_config()
+
+
+def without_time(text):
+  fields = json.loads(text)
+  return {k: v for k, v in fields.items() if not k.startswith('time.')}
+
+
+def metrics(workdir):
+  return [
+    without_time(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+
+
+def test_a_run_leaves_what_it_promises(finished):
+  workdir, result = finished
+  for name in ('config.json', 'model.json', 'metrics.jsonl', 'result.json'):
+    assert (workdir / name).is_file()
+  assert list((workdir / 'tensorboard').iterdir())
+  counts = np.array(result.figures['confusion_matrix'])
+  assert counts.sum() == 12
+  assert result.wa == np.trace(counts) / 12
+  assert result.ua == np.mean(np.diagonal(counts) / counts.sum(1))
+  with (workdir / 'predictions.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert {row['session'] for row in rows} == {'session1'}
+  for row in rows:
+    p = [float(row[f'p_{label}']) for label in result.figures['labels']]
+    assert abs(sum(p) - 1) < 1e-5
+    assert row['prediction'] == result.figures['labels'][np.argmax(p)]
+    entropy = -sum(x * np.log(x) for x in p) / np.log(4)
+    assert abs(float(row['entropy']) - entropy) < 1e-5
+
+
+def test_metrics_have_neither_gap_nor_double(finished):
+  workdir, _ = finished
+  lines = metrics(workdir)
+  steps = [x['step'] for x in lines if x['kind'] == 'train']
+  last = max(x['step'] for x in lines)
+  assert steps == list(range(3, last + 1, 3))
+  assert [x['epoch'] for x in lines if x['kind'] == 'validation'] == [1, 2]
+  for name in ('loss', 'loss_da', 'loss_ia', 'loss_ce', 'w2_own', 'w2_other'):
+    assert all(np.isfinite(x[name]) for x in lines)
+
+
+def test_training_lowers_the_loss(finished):
+  workdir, _ = finished
+  losses = [x['loss_ce'] for x in metrics(workdir) if x['kind'] == 'train']
+  assert losses[-1] < losses[0]
+
+
+def test_the_best_epoch_is_the_first_of_the_highest_validation_ua(finished):
+  workdir, result = finished
+  validated = [x for x in metrics(workdir) if x['kind'] == 'validation']
+  best = max(validated, key=lambda x: x['UA'])
+  assert result.figures['epoch'] == best['epoch']
+  assert result.figures['validation_UA'] == best['UA']
+  (step,) = (workdir / 'checkpoints' / 'best').glob('[0-9]*')
+  assert int(step.name) == best['step']
+
+
+def test_evaluate_repeats_the_figures(finished):
+  workdir, result = finished
+  repeated = evaluate(workdir)
+  for name, value in repeated.items():
+    assert value == result.figures[name], name
+
+
+def test_evaluate_on_another_corpus(finished, tiny_corpus):
+  workdir, _ = finished
+  figures = evaluate(workdir, tiny_corpus)
+  assert figures['utterances'] == 36
+  folder = workdir / 'evaluations' / 'tiny'
+  assert json.loads((folder / 'result.json').read_text())['UA'] == figures['UA']
+  assert len((folder / 'predictions.csv').read_text().splitlines()) == 37
+
+
+def test_a_finished_run_is_read_not_trained(finished, config):
+  workdir, result = finished
+  before = (workdir / 'metrics.jsonl').stat().st_mtime_ns
+  assert train_and_evaluate(config, workdir).figures == result.figures
+  assert (workdir / 'metrics.jsonl').stat().st_mtime_ns == before
+
+
+def test_another_config_is_refused_by_key(finished, config):
+  workdir, _ = finished
+  config.seed = 5
+  config.optim.learning_rate = 1.0
+  with pytest.raises(ValueError, match=r'(?s)learning_rate.*config.seed: 0'):
+    train_and_evaluate(config, workdir)
+
+
+def interrupt_after(monkeypatch, batches):
+  """SIGTERM to this process when so many batches have been trained on."""
+  from mgcma_jax.training import loop
+
+  real, count = loop.batches, 0
+
+  def counting(*args):
+    nonlocal count
+    for item in real(*args):
+      count += 1
+      if count == batches:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield item
+
+  monkeypatch.setattr(loop, 'batches', counting)
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+  finished, config, tmp_path, monkeypatch
+):
+  """Twice: within an epoch and, with no step left, before its validation."""
+  workdir, result = finished
+  epoch = max(x['step'] for x in metrics(workdir)) // 2
+  with monkeypatch.context() as patch:
+    interrupt_after(patch, 2)
+    with pytest.raises(SystemExit) as stopped:
+      train_and_evaluate(config, tmp_path)
+  assert stopped.value.code == EXIT_INTERRUPTED
+  assert not (tmp_path / 'result.json').exists()
+  with monkeypatch.context() as patch:
+    interrupt_after(patch, epoch - 2)
+    with pytest.raises(SystemExit):
+      train_and_evaluate(config, tmp_path)
+  train_and_evaluate(config, tmp_path)
+
+  assert metrics(tmp_path) == metrics(workdir)
+  for name in ('predictions.csv', 'model.json'):
+    assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
+  ours, theirs = (
+    without_time((folder / 'result.json').read_text())
+    for folder in (tmp_path, workdir)
+  )
+  assert ours == theirs
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  for which in ('best', 'last'):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      restore_params(tmp_path, which, place),
+      restore_params(workdir, which, place),
+    )
+
+
+def test_a_loss_that_is_not_finite_names_step_and_utterances(config, tmp_path):
+  config.model.modalities = 'text'
+  config.optim.learning_rate = 1e30
+  config.optim.clip = None
+  with pytest.raises(ValueError, match=r'step \d: .* utterances u\d\d, u\d\d'):
+    train_and_evaluate(config, tmp_path)
+
+
+def test_the_test_session_is_not_read_before_the_end(
+  config, tmp_path, monkeypatch
+):
+  """Training sees no utterance of the test session, in any batch."""
+  seen = []
+  real = Examples.load
+
+  def load(self, planned):
+    seen.append({e.utterance.session for e in self.entries})
+    return real(self, planned)
+
+  monkeypatch.setattr(Examples, 'load', load)
+  config.model.modalities = 'text'
+  config.num_epochs = 1
+  train_and_evaluate(config, tmp_path)
+  first = next(i for i, s in enumerate(seen) if 'session1' in s)
+  assert all(s == {'session1'} for s in seen[first:])
+  assert len(seen[first:]) == 2  # 12 utterances in batches of 8
+
+
+def test_oracle_results_are_marked(config, tmp_path):
+  config.select = 'oracle_test'
+  config.model.modalities = 'text'
+  config.num_epochs = 1
+  result = train_and_evaluate(config, tmp_path)
+  assert 'ORACLE' in result.figures['protocol']
+  assert str(result).startswith('ORACLE RESULT')
+  assert metrics(tmp_path)[-1]['kind'] == 'oracle_test'
+
+
+def test_last_takes_the_last_epoch_without_validation(config, tmp_path):
+  config.select = 'last'
+  config.validation_share = 0.0
+  config.model.modalities = 'text'
+  config.num_epochs = 1
+  result = train_and_evaluate(config, tmp_path)
+  assert result.figures['epoch'] == 1
+  assert result.figures['validation_UA'] is None
+  assert 'validation nothing' in result.figures['protocol']
+  # From another run's weights; fewer utterances, the same labels.
+  config.init_from = str(tmp_path)
+  config.num_epochs = 2
+  again = train_and_evaluate(config, tmp_path / 'from')
+  assert again.figures['epoch'] == 2
+
+
+def test_default_workdir():
+  assert str(default_workdir('configs/fold1.py')) == 'runs/fold1'
+  assert str(default_workdir('configs/ablation.py:S1')) == 'runs/ablation-S1'
