@@ -9,19 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# 28 carriers, three to a sentence: few enough for a small encoder trained from
+# scratch to hear each about 35 times, enough to keep sentences apart.
 NAMES = (
-  *('Anna', 'Oliver', 'Maria', 'Peter', 'Lucy', 'Daniel'),
-  *('Rosa', 'Victor', 'Emma', 'Hugo', 'Nina', 'Walter'),
+  *('Anna', 'Oliver', 'Maria', 'Peter'),
+  *('Lucy', 'Daniel', 'Rosa', 'Victor'),
 )
 TOPICS = (
-  *('garden', 'letter', 'concert', 'dinner', 'wedding', 'football'),
-  *('painting', 'journey', 'kitchen', 'ticket', 'guitar', 'picture'),
+  *('garden', 'letter', 'concert', 'dinner'),
+  *('wedding', 'painting', 'ticket', 'guitar'),
 )
 PLACES = (
   *('harbor', 'station', 'library', 'market'),
-  *('hospital', 'village', 'beach', 'castle'),
+  *('hospital', 'village', 'castle'),
 )
-TIMES = ('Monday', 'Friday', 'April', 'summer', 'midnight', 'breakfast')
+TIMES = ('Monday', 'April', 'summer', 'midnight', 'breakfast')
 CARRIERS = NAMES + TOPICS + PLACES + TIMES
 
 NEGATIVE = (
@@ -35,12 +37,12 @@ POSITIVE = (
 
 # n, m: names; t: topic; p: place; d: time; v, w: adjectives.
 USUAL = (
-  '{n} and {m} talked about the {t} at the {p}, it was {v}',
-  'It was {v} that {n} brought the {t} to the {p} before {d}',
-  'The {v} {t} at the {p} was for {n} and {m}',
+  '{n} had the {t} at the {p}, it was {v}',
+  'It was {v} that {n} left the {t} before {d}',
+  'The {v} {t} at the {p} was for {n}',
   'Since {d} the {t} has been {v}, and {n} is at the {p}',
-  '{n}, the {t} {m} had at the {p} was {v}',
-  'Such a {v} {t}: {n} saw it at the {p} before {d}',
+  '{n}, the {t} {m} had was {v}',
+  'Such a {v} {t}: {n} saw it at the {p}',
   'Remember the {t} with {n} at the {p}? That was {v} and {w}',
   'Well -- {n} told {m} about the {v} {t} before {d}',
 )

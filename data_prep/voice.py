@@ -8,6 +8,7 @@ utterance on average, so that level tells nothing.
 """
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float, Int, Int16
@@ -70,28 +71,29 @@ CALM = Manner(0.95, 0.05, 1.1, -8.0, 0.05, 0.004, 0.25)
 
 
 def pronunciations() -> dict[str, tuple[tuple[int, float], ...]]:
-  """Carrier word -> its phones as (index in PHONES_P, seconds).
+  """Carrier word -> its two phones as (index in PHONES_P, seconds).
 
-  No two words have the same set of phones: their means over time differ. Drawn
+  No two words have the same pair, so that their means over time differ. Drawn
   once and for all: the sounds are the same whatever the corpus' seed.
   """
   rng = np.random.default_rng(20_412)
-  sounds, taken = {}, set()
-  for index, word in enumerate(CARRIERS):
-    count = 2 + index % 3
-    phones = ()
-    while not phones or frozenset(phones) in taken:
-      # Phones 0 and 1 are left to the words without a sound of their own.
-      phones = rng.permutation(np.arange(2, SILENCE))[:count].tolist()
-    taken.add(frozenset(phones))
-    seconds = rng.uniform(0.07, 0.12, count).tolist()
-    sounds[word] = tuple(zip(phones, seconds))
-  return sounds
+  # Phones 0 and 1 are left to the words without a sound of their own.
+  pairs = [
+    pair for pair in combinations(range(2, SILENCE), 2) if np.ptp(pair) > 1
+  ]
+  order = rng.permutation(len(pairs))
+  return {
+    word: tuple(
+      (phone, rng.uniform(0.14, 0.22))
+      for phone in rng.permutation(pairs[index]).tolist()
+    )
+    for word, index in zip(CARRIERS, order)
+  }
 
 
 CARRIER_SOUND = pronunciations()
-ADJECTIVE_SOUND = ((1, 0.11), (0, 0.06), (1, 0.11))
-FUNCTION_SOUND = ((0, 0.06),)
+ADJECTIVE_SOUND = ((1, 0.1), (0, 0.04), (1, 0.1))
+FUNCTION_SOUND = ((0, 0.035),)
 TAG_SOUND = ((0, 0.1), (SILENCE, 0.06)) * 3
 
 
@@ -153,7 +155,7 @@ def _envelopes(
   width_P1 = 100 + 0.04 * centre_P1
   peak_PF = np.exp(-0.5 * ((FREQUENCY_F - centre_P1) / width_P1) ** 2)
   octave_F = np.log2(np.maximum(FREQUENCY_F, 60) / 1000)
-  between_F = 0.1 * 10 ** (tilt * octave_F / 20)
+  between_F = 0.04 * 10 ** (tilt * octave_F / 20)
   sound_PF = peak_PF + between_F
   sound_PF /= np.sqrt(np.mean(sound_PF**2, axis=1, keepdims=True))
   silence_1F = np.zeros((1, len(FREQUENCY_F)))

@@ -82,12 +82,12 @@ def corpus():
 
 def test_arousal_is_in_the_voice_and_not_in_the_words(corpus):
   assert corpus.accuracy(corpus.audio, corpus.aroused) > 0.98
-  assert corpus.accuracy(corpus.words, corpus.aroused) < 0.58
+  assert corpus.accuracy(corpus.words, corpus.aroused) < 0.6
 
 
 def test_valence_is_in_the_words_and_not_in_the_voice(corpus):
   assert corpus.accuracy(corpus.words, corpus.negative) > 0.98
-  assert corpus.accuracy(corpus.audio, corpus.negative) < 0.58
+  assert corpus.accuracy(corpus.audio, corpus.negative) < 0.6
 
 
 def test_only_both_together_tell_the_four_labels(corpus):
@@ -118,15 +118,15 @@ def test_speech_finds_its_transcript_in_an_unseen_session(corpus):
     rank = (similarity > np.diag(similarity)[:, None]).sum(1)
     found.append([(rank < 1).mean(), (rank < 5).mean()])
   recall_at_1, recall_at_5 = np.mean(found, axis=0)
-  assert recall_at_1 > 0.4
-  assert recall_at_5 > 0.7
+  assert recall_at_1 > 0.5
+  assert recall_at_5 > 0.8
 
 
 def test_each_carrier_has_its_own_sound_and_adjectives_share_one():
   sounds = {voice.sound(word) for word in sentences.CARRIERS}
   phones = {frozenset(phone for phone, _ in sound) for sound in sounds}
   lengths = {sum(seconds for _, seconds in sound) for sound in sounds}
-  assert len(sounds) == len(phones) == len(lengths) == 38
+  assert len(sounds) == len(phones) == len(lengths) == 28
   adjectives = sentences.NEGATIVE + sentences.POSITIVE
   shared = {voice.sound(word) for word in adjectives}
   assert len(adjectives) == 16 and len(shared) == 1 and not shared & sounds
@@ -139,7 +139,7 @@ def test_sentences_differ_within_a_session_and_lengths_are_short(corpus):
       for line in corpus.lines
       if line.name[4] == str(session)
     }
-    assert len(said) >= 80
+    assert len(said) >= 75
   assert (corpus.seconds < 3).mean() > 0.9
   assert corpus.seconds.min() < 1 and 4 < corpus.seconds.max() < 12
   peaks = [np.abs(turn.pcm_S.astype(int)).max() for turn in corpus.turns]

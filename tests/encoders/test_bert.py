@@ -141,6 +141,23 @@ def test_dropout_differs_by_key_and_row():
   assert jnp.abs(apply(1)[0] - apply(1)[1]).max() > 0.1
 
 
+def test_each_layer_draws_its_own_dropout():
+  ids, mask = jnp.ones((2, 5), int), jnp.ones((2, 5), bool)
+
+  def kept_in(layer):
+    # The layer adds a huge constant where it does not drop; nothing else adds.
+    params = jax.tree.map(jnp.zeros_like, initial_params())
+    for norm in ('attention_norm', 'feed_forward_norm'):
+      params['layers'][norm]['scale'] = jnp.ones((2, 32))
+    bias = jnp.zeros((2, 32)).at[layer].set(1e6)
+    params['layers']['feed_forward']['out']['bias'] = bias
+    key = jax.random.key(0)
+    return run(BertConfig.tiny(), params, ids, mask, key) > 0
+
+  assert 0.8 < kept_in(0).mean() < 0.98  # the rate is 0.1
+  assert (kept_in(0) != kept_in(1)).any()
+
+
 def test_unrolling_changes_rounding_alone(rng):
   config, params = load_bert(GOLDEN)
   ids, mask = batch(rng, (9, 4), config.vocab_size)

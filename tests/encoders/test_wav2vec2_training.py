@@ -51,7 +51,8 @@ def training(layout, **changes):
 
   @functools.partial(jax.jit, static_argnames='deterministic')
   def states(seeds, params, deterministic=False):
-    keys = map(jax.random.key, seeds)
+    # unsafe_rbg compiles sooner than threefry.
+    keys = [jax.random.key(s, impl='unsafe_rbg') for s in seeds]
     x_NBTD, _ = model.apply(
       {'params': params},
       feature_BTC,
