@@ -1,6 +1,7 @@
 """MGCMA over encoders of one layer and width 8, in float64 and without init."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -95,10 +96,7 @@ class Tiny:
 
   @staticmethod
   def shapes(config):
-    batch = Tiny.batch()
-    return jax.eval_shape(
-      lambda key: MGCMA(config).init(key, batch), jax.random.key(0)
-    )['params']
+    return _shapes(config, model.FlaxWav2Vec2, model.FlaxBert)
 
   @staticmethod
   def params(config):
@@ -136,6 +134,14 @@ class Tiny:
       },
     )
     return lambda *arguments: jax.device_get(compiled(*arguments))
+
+
+@functools.cache
+def _shapes(config, *encoders):
+  batch = Tiny.batch()
+  return jax.eval_shape(
+    lambda key: MGCMA(config).init(key, batch), jax.random.key(0)
+  )['params']
 
 
 @pytest.fixture
