@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
       'hidden_dropout': 0.1,
       'attention_dropout': 0.0,
       'activation_dropout': 0.0,
-      'feat_proj_dropout': 0.0,
+      'feat_proj_dropout': 0.1,
       'hidden_size': 96,
       'num_hidden_layers': 2,
       'num_attention_heads': 4,
@@ -59,5 +59,7 @@ def get_config() -> ConfigDict:
   config.model.tam_blocks = 2
   config.model.false_negatives = 'none'
   config.optim.learning_rate = 1e-3
+  config.optim.schedule = 'cosine'
+  config.optim.warmup_steps = 50
   config.optim.freeze = 'none'
   return config

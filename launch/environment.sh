@@ -10,6 +10,10 @@ environment() {
     echo "$("$python" --version) is not supported: name one from 3.11 to 3.13 with PYTHON=…" >&2
     exit 1
   }
+  if [ -x "$venv/bin/python" ] && [ "$("$venv/bin/python" --version)" != "$("$python" --version)" ]; then
+    echo "$venv holds $("$venv/bin/python" --version), not $("$python" --version): remove it, or name another folder with VENV=…" >&2
+    exit 1
+  fi
   # pip alone takes a while to find that nothing changed; a stamp is quicker.
   local wanted="$extras $("$python" --version) $(cat pyproject.toml launch/constraints.txt | sha256sum)"
   if [ "$(cat "$venv/installed-$extras" 2>/dev/null)" != "$wanted" ]; then

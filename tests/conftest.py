@@ -8,6 +8,13 @@ jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+def pytest_configure(config):
+  """Compiling takes most of the quick tests' time, and what they hold does
+  not depend on XLA's optimisations; the slow ones run as users' code does."""
+  quick = config.option.markexpr == 'not slow'
+  jax.config.update('jax_disable_most_optimizations', quick)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
   """Runs of one config compile once; a cache of this session alone."""

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
   {'structs', 'layers', 'losses', 'metrics'},
   {'encoders', 'alignment', 'inputs'},
-  {'model'},
+  {'model_config'},
+  {'model', 'objective'},
   {'training'},
   {'command'},
 ]

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec
 from mgcma_jax.alignment import distribution_based, instance_based
 from mgcma_jax.encoders.bert import BertConfig
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config
-from mgcma_jax.model import MGCMAConfig, mgcma_loss
+from mgcma_jax.model import MGCMAConfig
+from mgcma_jax.objective import mgcma_loss
 from mgcma_jax.structs import Batch, Gaussian, Outputs, Pair
 from mgcma_jax.training import sharding
 

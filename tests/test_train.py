@@ -16,15 +16,6 @@ from mgcma_jax.training.checkpoint import restore_params
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Compiling takes most of these tests' time; what it gives does not matter
-  here, only that it is the same each time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.fixture(scope='module')
 def finished(make_tiny_config, tmp_path_factory):
   """A finished run's folder and its result."""

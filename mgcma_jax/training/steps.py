@@ -7,7 +7,8 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mgcma_jax.metrics import Mean
-from mgcma_jax.model import MGCMA, mgcma_loss
+from mgcma_jax.model import MGCMA
+from mgcma_jax.objective import mgcma_loss
 from mgcma_jax.structs import Batch, Leaf, Outputs
 from mgcma_jax.training.optim import Params, combine, global_norm
 

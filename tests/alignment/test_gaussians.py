@@ -58,6 +58,15 @@ def test_moment_is_that_of_the_mixture(sequence, rng):
   np.testing.assert_allclose(gaussian.sigma_BD[0, 1], samples.std(), rtol=0.01)
 
 
+def test_moment_far_from_the_origin_is_exact_in_float32():
+  mu_BTD = 100 + jnp.array([[[0.1], [0.3]]], jnp.float32)
+  sequence = GaussianSequence(mu_BTD, jnp.full_like(mu_BTD, jnp.log(0.05)))
+  gaussian = pool_gaussian(sequence, jnp.ones((1, 2), bool), 'moment', 'exp')
+  np.testing.assert_allclose(
+    gaussian.sigma_BD, [[(0.05**2 + 0.1**2) ** 0.5]], rtol=1e-4
+  )
+
+
 def test_moment_of_a_constant_has_a_finite_gradient(x64):
   def total(mu_BTD):
     sequence = GaussianSequence(mu_BTD, jnp.full(mu_BTD.shape, -20.0))
@@ -77,11 +86,22 @@ def test_pooling_ignores_padding(sequence, how):
     assert leaf[MASK_BT].all()
 
 
-def test_share_of_clipped_entries():
-  log_sigma_BTD = jnp.array([[[-9.0, 0, 5, 4]]])
+@pytest.mark.parametrize(
+  'how,sigma_param,share',
+  [
+    ('mean', 'exp', 2 / 4),
+    ('mean', 'softplus', 0),
+    ('moment', 'exp', 6 / 8),  # position by position, before it pools
+    ('moment', 'raw', 0),
+  ],
+)
+def test_share_of_clipped_entries(how, sigma_param, share):
+  # Means -9, 0, 5, 4.
+  log_sigma_BTD = jnp.array([[[-9.0, -9, 5, 4], [-9, 9, 5, 4], [9, 9, 9, 9]]])
   sequence = GaussianSequence(log_sigma_BTD, log_sigma_BTD)
-  gaussian = pool_gaussian(sequence, jnp.ones((1, 1), bool), 'mean', 'exp')
-  np.testing.assert_array_equal(gaussian.clipped_B, [0.5])
+  mask_BT = jnp.array([[True, True, False]])
+  gaussian = pool_gaussian(sequence, mask_BT, how, sigma_param)
+  np.testing.assert_allclose(gaussian.clipped_B, [share])
 
 
 def test_sigma_parametrisations(x64):

@@ -13,7 +13,8 @@ from mgcma_jax import model
 from mgcma_jax.encoders.bert import BertConfig
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config
 from mgcma_jax.layers import zero_padding
-from mgcma_jax.model import MGCMA, MGCMAConfig, mgcma_loss
+from mgcma_jax.model import MGCMA, MGCMAConfig
+from mgcma_jax.objective import mgcma_loss
 from mgcma_jax.structs import Batch
 
 LAYER = {

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config, num_frames
-from mgcma_jax.model import MGCMA, MGCMAConfig, mgcma_loss
+from mgcma_jax.model import MGCMA, MGCMAConfig
+from mgcma_jax.objective import mgcma_loss
 from mgcma_jax.structs import Batch
 from mgcma_jax.training.optim import combine, partition
 

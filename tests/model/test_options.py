@@ -13,8 +13,8 @@ from mgcma_jax.model import (
   LearnedP,
   LearnedScale,
   MGCMAConfig,
-  mgcma_loss,
 )
+from mgcma_jax.objective import mgcma_loss
 
 pytestmark = pytest.mark.usefixtures('plain_encoders')
 
@@ -294,6 +294,14 @@ def test_learned_temperatures_start_at_the_given_ones(tiny):
   np.testing.assert_allclose(tau, 0.07, rtol=1e-6)
   scale = variables['params']['log_scale']
   np.testing.assert_allclose(scale, np.log(1 / 0.07), rtol=1e-6)
+
+
+def test_a_temperature_at_its_bound_can_come_back(tiny):
+  def tau(log_scale):
+    return LearnedScale(0.07).apply({'params': {'log_scale': log_scale}})
+
+  value, slope = jax.value_and_grad(tau)(jnp.array(9.0))
+  np.testing.assert_allclose((value, slope), (0.01, -0.01))
 
 
 def test_learned_scales_reach_the_losses(tiny):
