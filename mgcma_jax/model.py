@@ -46,7 +46,9 @@ class LearnedScale(nn.Module):
     log_scale = self.param(
       'log_scale', nn.initializers.constant(-jnp.log(self.initial)), ()
     )
-    return 1 / jnp.minimum(jnp.exp(log_scale), 100.0)
+    # Past the bound the gradient goes on, so that the scale can come back.
+    bounded = jnp.minimum(log_scale, jnp.log(100.0))
+    return jnp.exp(-(log_scale + jax.lax.stop_gradient(bounded - log_scale)))
 
 
 class LearnedP(nn.Module):
@@ -212,15 +214,19 @@ class MGCMA(nn.Module):
     """tau of the DAM's and of the IAM's loss; one parameter if they share."""
     cfg = self.config
 
-    def one(name, value):
-      if cfg.learn_tau and cfg.modules:
+    def one(name, value, used):
+      if cfg.learn_tau and used:
         return LearnedScale(value, name=name)()
       return jnp.asarray(value)
 
-    tau = one('temperature', cfg.temperature)
+    dam, iam = 'dam' in cfg.modules, 'iam' in cfg.modules
     if cfg.temperature_ia is None:
+      tau = one('temperature', cfg.temperature, dam or iam)
       return tau, tau
-    return tau, one('temperature_ia', cfg.temperature_ia)
+    return (
+      one('temperature', cfg.temperature, dam),
+      one('temperature_ia', cfg.temperature_ia, iam),
+    )
 
   @nn.compact
   def __call__(self, batch: Batch, deterministic: bool = True) -> Outputs:

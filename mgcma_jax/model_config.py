@@ -105,7 +105,8 @@ class MGCMAConfig:
         'learn_q: softmax does not change when q is added to every '
         'similarity, so q has no gradient; learn_p learns the scale'
       )
-    if min(self.temperature, self.temperature_ia or 1, self.p or 1) <= 0:
+    scales = (self.temperature, self.temperature_ia, self.p)
+    if any(scale is not None and scale <= 0 for scale in scales):
       raise ValueError(
         f'temperature={self.temperature}, temperature_ia='
         f'{self.temperature_ia} and p={self.p} must be positive'

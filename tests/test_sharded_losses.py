@@ -198,3 +198,4 @@ def test_T10_groups_weigh_by_their_valid_rows(x64, rng):
     (2 * parts[0] + 3 * parts[1]) / 5,
     rtol=1e-12,
   )
+  assert stats['loss_da'].count == stats['loss_ia'].count == 5

@@ -109,7 +109,7 @@ class DistributionConstructor(nn.Module):
     o_BTD = attention(h_BTD, h_BTD, mask_BT, deterministic)
     mu_half, sigma_half = jnp.split(o_BTD, 2, axis=-1)
     mu_BTD = x_BTD + drop(dense('mu_proj', mu_half))
-    log_sigma_BTD = drop(dense('sigma_proj', sigma_half))
+    log_sigma_BTD = at_least_float32(drop(dense('sigma_proj', sigma_half)))
     return GaussianSequence(
       plus_mlp('mu', mu_BTD), plus_mlp('sigma', log_sigma_BTD)
     )
@@ -135,6 +135,13 @@ def standard_deviation(
   return jax.nn.softplus(log_sigma) if sigma_param == 'softplus' else log_sigma
 
 
+def _clipped(log_sigma, sigma_param):
+  """1 where `standard_deviation` clips, else 0."""
+  low, high = LOG_SIGMA_RANGE
+  outside = (log_sigma < low) | (log_sigma > high)
+  return (outside & (sigma_param == 'exp')).astype(log_sigma.dtype)
+
+
 def pool_gaussian(
   sequence: GaussianSequence,
   mask_BT: Bool[Array, 'B T'],
@@ -158,17 +165,18 @@ def pool_gaussian(
   if how == 'moment':
     sigma_BTD = standard_deviation(log_sigma_BTD, sigma_param)
     mu_BD = pool(mu_BTD, mask_BT, 'mean')
-    square_BD = pool(sigma_BTD**2 + mu_BTD**2, mask_BT, 'mean')
+    # Around the mean: E[x^2] - E[x]^2 would cancel in float32.
+    square_BTD = sigma_BTD**2 + (mu_BTD - mu_BD[:, None]) ** 2
     # The floor keeps the gradient of sqrt finite.
-    sigma_BD = jnp.sqrt(jnp.maximum(square_BD - mu_BD**2, 1e-6))
-    log_sigma_BD = pool(log_sigma_BTD, mask_BT, 'mean')
+    sigma_BD = jnp.sqrt(jnp.maximum(pool(square_BTD, mask_BT, 'mean'), 1e-6))
+    clipped_BTD = _clipped(log_sigma_BTD, sigma_param)
+    clipped_B = pool(clipped_BTD, mask_BT, 'mean').mean(-1)
   else:
     mu_BD = pool(mu_BTD, mask_BT, how)
     log_sigma_BD = pool(log_sigma_BTD, mask_BT, how)
     sigma_BD = standard_deviation(log_sigma_BD, sigma_param)
-  low, high = LOG_SIGMA_RANGE
-  clipped_BD = (log_sigma_BD < low) | (log_sigma_BD > high)
-  return Gaussian(mu_BD, sigma_BD, clipped_BD.mean(-1, dtype=mu_BD.dtype))
+    clipped_B = _clipped(log_sigma_BD, sigma_param).mean(-1)
+  return Gaussian(mu_BD, sigma_BD, clipped_B)
 
 
 def wasserstein2_squared(

@@ -7,6 +7,7 @@ feed-forward layer is that of the code the paper builds on (`paper_spec` A11).
 """
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mgcma_jax.layers import (
@@ -143,6 +144,9 @@ class TokenAlignment(nn.Module):
     deterministic: bool,
   ) -> tuple[Float[Array, 'B T D'], Float[Array, 'B L D']]:
     """Text-aware speech and speech-aware text; padded positions are zero."""
+    # The loop's streams keep the dtype that a block gives them.
+    dtype = self.dtype or jnp.result_type(speech_BTD, text_BLD, jnp.float32)
+    speech_BTD, text_BLD = speech_BTD.astype(dtype), text_BLD.astype(dtype)
 
     def step(block, streams, _):
       speech_BTD, text_BLD = streams

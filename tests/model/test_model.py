@@ -176,6 +176,19 @@ def test_T13_batch_mates_and_padding_change_nothing(tiny, config):
     assert (found.logits_BC[2] != expected.logits_BC[2]).all()
 
 
+def test_int16_and_its_floats_are_one_waveform(tiny):
+  config = tiny.config(sequence=(), modalities='speech')
+  params, batch = tiny.params(config), tiny.batch()
+  pcm_BS = jnp.round(2**12 * batch.waveform_BS).astype(jnp.int16)
+  one, other = (
+    tiny.jit(MGCMA(config).apply)(
+      {'params': params}, batch.replace(waveform_BS=waveform_BS)
+    ).logits_BC
+    for waveform_BS in (pcm_BS, pcm_BS / 2**15)
+  )
+  np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
 def test_T08_invalid_rows_and_padding_change_no_loss_and_no_gradient(
   tiny, config
 ):
