@@ -105,6 +105,14 @@ class MGCMAConfig:
         'learn_q: softmax does not change when q is added to every '
         'similarity, so q has no gradient; learn_p learns the scale'
       )
+    sizes = (self.tam_blocks, self.contrastive_group_size)
+    if any(size is not None and size < 1 for size in sizes):
+      raise ValueError(
+        f'tam_blocks={self.tam_blocks} and contrastive_group_size='
+        f'{self.contrastive_group_size} must be at least 1'
+      )
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'dropout={self.dropout} must lie in [0, 1)')
     scales = (self.temperature, self.temperature_ia, self.p)
     if any(scale is not None and scale <= 0 for scale in scales):
       raise ValueError(

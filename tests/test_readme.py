@@ -1,7 +1,7 @@
 """The README's commands, run as they stand there but for names and sizes.
 
-`launch/try.sh`, `launch/test.sh` and the two `pip install` lines that a CPU
-can take are run by CI.
+CI runs `launch/try.sh` and `launch/test.sh`, which install by pip as the README
+says. tests/data_prep runs `data_prep.iemocap`.
 """
 
 import os
