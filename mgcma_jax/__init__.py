@@ -7,3 +7,8 @@ Letters in names and signatures, one for each axis:
   D width                H heads                  K width of one head
   F feed-forward width   C classes                G pairs in a contrastive group
 """
+
+import os
+
+# transformers would say at each start that it found no PyTorch.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')

@@ -92,7 +92,9 @@ def test_the_command_writes_a_corpus(folder, tmp_path):
     command, cwd=REPOSITORY, capture_output=True, text=True
   )
   assert again.returncode == 1
-  assert again.stderr.startswith('there is no ')
+  # Without PyTorch, transformers says so first.
+  assert 'there is no ' in again.stderr
+  assert 'Traceback' not in again.stderr
 
 
 def test_labels_are_those_of_the_file_in_stored_order(folder, tmp_path):
