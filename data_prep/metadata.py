@@ -253,6 +253,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+  """The command; what the user can mend ends as one message, exit code 1."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   add = parser.add_argument
   add('--source', type=Path, required=True, help='folder with metadata.csv')

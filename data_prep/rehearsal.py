@@ -245,6 +245,7 @@ def _ratings(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+  """The command; what the user can mend ends as one message, exit code 1."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--out', type=Path, required=True)
   parser.add_argument('--seed', type=int, default=0)
