@@ -18,6 +18,9 @@ Dtype = Any
 # Finite, so that a fully masked row gives a uniform softmax and not NaN.
 MASKED_LOGIT = -1e30
 
+# PyTorch's default, and so of all code that the paper builds on.
+NORM_EPS = 1e-5
+
 # BERT's, wav2vec 2.0's and MAP's.
 INITIAL_KERNEL = nn.initializers.normal(0.02)
 
@@ -68,6 +71,13 @@ def zero_padding(
 def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
   """x Phi(x), exact. jax.nn.gelu takes erfc, which is slower on a CPU."""
   return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
+
+
+def layer_norm(
+  dtype: Dtype | None, name: str | None = None, epsilon: float = NORM_EPS
+) -> nn.LayerNorm:
+  """Over the width. The mean leaves first: E[x^2] - E[x]^2 would cancel."""
+  return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class MultiHeadAttention(nn.Module):

@@ -20,6 +20,7 @@ from mgcma_jax.layers import (
   MultiHeadAttention,
   at_least_float32,
   gelu,
+  layer_norm,
   pool,
 )
 from mgcma_jax.structs import Gaussian, Leaf, Pair
@@ -88,7 +89,7 @@ class DistributionConstructor(nn.Module):
     def plus_mlp(name, y_BTD):
       if not self.mlp_ratio:
         return y_BTD
-      h_BTD = nn.LayerNorm(dtype=self.dtype, name=f'{name}_norm')(y_BTD)
+      h_BTD = layer_norm(self.dtype, f'{name}_norm')(y_BTD)
       mlp = FeedForward(
         self.mlp_ratio * D, self.dropout, dtype=self.dtype, name=f'{name}_mlp'
       )
@@ -97,7 +98,7 @@ class DistributionConstructor(nn.Module):
     h_BTD = x_BTD
     if self.preproj:
       h_BTD = gelu(dense('fc', h_BTD))
-      h_BTD = nn.LayerNorm(dtype=self.dtype, name='norm')(h_BTD)
+      h_BTD = layer_norm(self.dtype, 'norm')(h_BTD)
     attention = MultiHeadAttention(
       self.num_heads,
       self.dropout,

@@ -14,6 +14,7 @@ from mgcma_jax.layers import (
   Dtype,
   FeedForward,
   MultiHeadAttention,
+  layer_norm,
   zero_padding,
 )
 
@@ -40,7 +41,7 @@ class TAMBlock(nn.Module):
 
   def _residual(self, name, x_BTD, sublayer, deterministic):
     """LN(x + drop(f(x))), or x + drop(f(LN(x)))."""
-    norm = nn.LayerNorm(dtype=self.dtype, name=f'{name}_norm')
+    norm = layer_norm(self.dtype, f'{name}_norm')
     dropout = nn.Dropout(self.dropout)
     if self.norm == 'pre':
       return x_BTD + dropout(sublayer(norm(x_BTD)), deterministic)
@@ -175,10 +176,8 @@ class TokenAlignment(nn.Module):
     )
     (speech_BTD, text_BLD), _ = blocks(block, (speech_BTD, text_BLD), None)
     if self.norm == 'pre':
-      speech_BTD = nn.LayerNorm(dtype=self.dtype, name='speech_norm')(
-        speech_BTD
-      )
-      text_BLD = nn.LayerNorm(dtype=self.dtype, name='text_norm')(text_BLD)
+      speech_BTD = layer_norm(self.dtype, 'speech_norm')(speech_BTD)
+      text_BLD = layer_norm(self.dtype, 'text_norm')(text_BLD)
     return (
       zero_padding(speech_BTD, speech_mask_BT),
       zero_padding(text_BLD, text_mask_BL),

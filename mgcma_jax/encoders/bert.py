@@ -12,6 +12,7 @@ from mgcma_jax.layers import (
   INITIAL_KERNEL,
   FeedForward,
   MultiHeadAttention,
+  layer_norm,
   zero_padding,
 )
 
@@ -196,7 +197,7 @@ class BertEmbeddings(nn.Module):
     x_BLD = jnp.take(table('word', config.vocab_size), token_ids_BL, axis=0)
     x_BLD += table('token_type', config.type_vocab_size)[None, :1]
     x_BLD += table('position', config.max_position_embeddings)[None, :length]
-    x_BLD = _layer_norm(config, 'norm')(x_BLD)
+    x_BLD = layer_norm(config.dtype, 'norm', config.layer_norm_eps)(x_BLD)
     return nn.Dropout(config.hidden_dropout_prob)(x_BLD, deterministic)
 
 
@@ -214,23 +215,18 @@ class BertLayer(nn.Module):
   ) -> tuple[Float[Array, 'B L D'], None]:
     config = self.config
     drop = nn.Dropout(config.hidden_dropout_prob, deterministic=deterministic)
+
+    def norm(name):
+      return layer_norm(config.dtype, name, config.layer_norm_eps)
+
     y_BLD = MultiHeadAttention(
       config.num_attention_heads,
       config.attention_probs_dropout_prob,
       dtype=config.dtype,
       name='attention',
     )(x_BLD, x_BLD, mask_BL, deterministic)
-    x_BLD = _layer_norm(config, 'attention_norm')(x_BLD + drop(y_BLD))
+    x_BLD = norm('attention_norm')(x_BLD + drop(y_BLD))
     y_BLD = FeedForward(
       config.intermediate_size, dtype=config.dtype, name='feed_forward'
     )(x_BLD, deterministic)
-    return _layer_norm(config, 'feed_forward_norm')(x_BLD + drop(y_BLD)), None
-
-
-def _layer_norm(config, name):
-  return nn.LayerNorm(
-    config.layer_norm_eps,
-    dtype=config.dtype,
-    use_fast_variance=False,
-    name=name,
-  )
+    return norm('feed_forward_norm')(x_BLD + drop(y_BLD)), None

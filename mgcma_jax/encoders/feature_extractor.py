@@ -6,10 +6,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config
-from mgcma_jax.layers import Dtype, at_least_float32, gelu, zero_padding
-
-# PyTorch's default, which transformers keeps inside the convolutions.
-CONV_NORM_EPS = 1e-5
+from mgcma_jax.layers import (
+  NORM_EPS,
+  Dtype,
+  at_least_float32,
+  gelu,
+  layer_norm,
+  zero_padding,
+)
 
 
 class FeatureExtractor(nn.Module):
@@ -44,12 +48,8 @@ class FeatureExtractor(nn.Module):
         name=f'conv_{i}',
       )(x_BTC)
       if config.feat_extract_norm == 'layer':
-        x_BTC = nn.LayerNorm(
-          CONV_NORM_EPS,
-          dtype=config.dtype,
-          use_fast_variance=False,
-          name=f'norm_{i}',
-        )(x_BTC)
+        # Whatever config.layer_norm_eps is, transformers has the default here.
+        x_BTC = layer_norm(config.dtype, f'norm_{i}')(x_BTC)
       elif i == 0:
         frames_B = (num_samples_B - kernel) // stride + 1
         if config.w2v_group_norm == 'hf':
@@ -82,7 +82,7 @@ class NormOverTime(nn.Module):
     mean_B1C = zero_padding(x_BTC, real_BT).sum(1, keepdims=True) / count_B11
     x_BTC = zero_padding(x_BTC - mean_B1C, real_BT)
     variance_B1C = jnp.square(x_BTC).sum(1, keepdims=True) / count_B11
-    gain_B1C = jax.lax.rsqrt(variance_B1C + CONV_NORM_EPS) * scale_C[None, None]
+    gain_B1C = jax.lax.rsqrt(variance_B1C + NORM_EPS) * scale_C[None, None]
     return (x_BTC * gain_B1C + bias_C[None, None]).astype(
       self.dtype or x_BTC.dtype
     )

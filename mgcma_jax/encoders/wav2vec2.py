@@ -18,6 +18,7 @@ from mgcma_jax.layers import (
   FeedForward,
   MultiHeadAttention,
   gelu,
+  layer_norm,
   zero_padding,
 )
 
@@ -57,7 +58,7 @@ class FlaxWav2Vec2(nn.Module):
       length=config.num_hidden_layers,
       unroll=config.unroll,
     )(config)
-    self.norm = _layer_norm(config)
+    self.norm = layer_norm(config.dtype, epsilon=config.layer_norm_eps)
 
   def __call__(
     self,
@@ -170,15 +171,17 @@ class FeatureProjection(nn.Module):
   def __call__(
     self, feature_BTC: Float[Array, 'B T C'], deterministic: bool
   ) -> Float[Array, 'B T D']:
+    config = self.config
+    norm = layer_norm(config.dtype, 'norm', config.layer_norm_eps)
     initial = uniform(feature_BTC.shape[-1] ** -0.5)
     x_BTD = nn.Dense(
-      self.config.hidden_size,
-      dtype=self.config.dtype,
+      config.hidden_size,
+      dtype=config.dtype,
       kernel_init=initial,
       bias_init=initial,
       name='dense',
-    )(_layer_norm(self.config, 'norm')(feature_BTC))
-    return nn.Dropout(self.config.feat_proj_dropout)(x_BTD, deterministic)
+    )(norm(feature_BTC))
+    return nn.Dropout(config.feat_proj_dropout)(x_BTD, deterministic)
 
 
 class EncoderLayer(nn.Module):
@@ -214,7 +217,7 @@ class EncoderLayer(nn.Module):
     drop = nn.Dropout(config.hidden_dropout, deterministic=deterministic)
 
     def residual(name, sublayer, x_BTD):
-      norm = _layer_norm(config, f'{name}_norm')
+      norm = layer_norm(config.dtype, f'{name}_norm', config.layer_norm_eps)
       if config.do_stable_layer_norm:
         return x_BTD + drop(sublayer(norm(x_BTD)))
       return norm(x_BTD + drop(sublayer(x_BTD)))
@@ -231,12 +234,3 @@ class EncoderLayer(nn.Module):
       )
       y_BTD = jnp.where(keep, y_BTD, x_BTD)
     return y_BTD, y_BTD if all_layers else None
-
-
-def _layer_norm(config, name=None):
-  return nn.LayerNorm(
-    config.layer_norm_eps,
-    dtype=config.dtype,
-    use_fast_variance=False,
-    name=name,
-  )

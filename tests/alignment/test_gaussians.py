@@ -157,7 +157,7 @@ def by_hand(params, x_BTD, **attention):
 
   def layer_norm(layer, y):
     y = y - y.mean(-1, keepdims=True)
-    y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6)
+    y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5)
     return y * np.asarray(layer['scale']) + np.asarray(layer['bias'])
 
   def gelu(y):

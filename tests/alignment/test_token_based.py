@@ -95,7 +95,7 @@ def swap_names(params):
 
 def layer_norm(layer, y):
   y = y - y.mean(-1, keepdims=True)
-  y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6)
+  y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5)
   return y * layer['scale'] + layer['bias']
 
 
