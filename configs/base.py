@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
   config.speech_encoder = 'facebook/wav2vec2-base'  # folder, hub id, 'scratch'
   config.text_encoder = 'bert-base-uncased'  # folder, hub id, 'scratch'
   config.vocab = placeholder(str)  # None: what the shards' metadata names
-  config.init_from = placeholder(str)  # folder of a run whose weights to take
+  config.init_from = placeholder(str)  # a run, or its export: take its weights
   config.dtype = placeholder(str)  # None: float32; or 'bfloat16' (A30)
   config.unroll = 1  # layers per loop iteration; changes speed only
 

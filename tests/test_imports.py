@@ -12,7 +12,7 @@ LAYERS = [
   {'structs', 'layers', 'losses', 'metrics'},
   {'encoders', 'alignment', 'inputs'},
   {'model_config'},
-  {'model', 'objective'},
+  {'model', 'objective', 'torch_weights'},
   {'training'},
   {'command'},
 ]

@@ -1,82 +1,26 @@
-"""Hugging Face checkpoints of wav2vec 2.0 and BERT as our parameters.
+"""Hugging Face checkpoints of wav2vec 2.0 and BERT as our parameters."""
 
-One table per encoder pairs torch's names with ours, one to one, so that it
-can be read in either direction. Loading checks it both ways: every tensor of
-the checkpoint is used or belongs to a head, and every parameter is filled.
-"""
-
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mgcma_jax.encoders.bert import BertConfig, FlaxBert
 from mgcma_jax.encoders.checkpoint_files import (
-  CheckpointError,
   find_checkpoint,
   read_checkpoint,
 )
+from mgcma_jax.encoders.torch_names import (
+  Family,
+  Params,
+  Row,
+  dense,
+  from_torch,
+  inside,
+  norm,
+)
 from mgcma_jax.encoders.wav2vec2 import FlaxWav2Vec2, Wav2Vec2Config
-
-Params = dict[str, Any]
-
-
-class Row(NamedTuple):
-  """One kind of tensor; {i} is the number of a layer.
-
-  Attributes:
-    source: torch's name.
-    target: path in our tree; layers/{i}/x is slice i of layers/x.
-    transform: from torch's axes to ours.
-  """
-
-  source: str
-  target: str
-  transform: Callable[[np.ndarray], np.ndarray] = np.asarray
-
-
-class Family(NamedTuple):
-  """The names in one encoder's checkpoints.
-
-  Attributes:
-    table: all tensors of the encoder.
-    aliases: (regex, replacement) from other spellings to the table's.
-    ignored: regex of whole names (aliases replaced): heads and constants.
-  """
-
-  table: tuple[Row, ...]
-  aliases: tuple[tuple[str, str], ...]
-  ignored: str
-
-
-def dense(source: str, target: str) -> tuple[Row, Row]:
-  """A Linear or a convolution, whose axes torch has the other way round."""
-  kernel = Row(f'{source}.weight', f'{target}/kernel', np.transpose)
-  return kernel, Row(f'{source}.bias', f'{target}/bias')
-
-
-def norm(source: str, target: str) -> tuple[Row, Row]:
-  """A LayerNorm or GroupNorm."""
-  scale = Row(f'{source}.weight', f'{target}/scale')
-  return scale, Row(f'{source}.bias', f'{target}/bias')
-
-
-def stacked(source: str, *rows: Row) -> tuple[Row, ...]:
-  """The rows of one layer, for all layers."""
-  return tuple(
-    Row(
-      f'{source}.{{i}}.{row.source}',
-      f'layers/{{i}}/{row.target}',
-      row.transform,
-    )
-    for row in rows
-  )
-
 
 BERT = Family(
   table=(
@@ -84,8 +28,9 @@ BERT = Family(
     Row('embeddings.position_embeddings.weight', 'embeddings/position'),
     Row('embeddings.token_type_embeddings.weight', 'embeddings/token_type'),
     *norm('embeddings.LayerNorm', 'embeddings/norm'),
-    *stacked(
-      'encoder.layer',
+    *inside(
+      'encoder.layer.{i}',
+      'layers/{i}',
       *dense('attention.self.query', 'attention/query'),
       *dense('attention.self.key', 'attention/key'),
       *dense('attention.self.value', 'attention/value'),
@@ -118,19 +63,22 @@ WAV2VEC2 = Family(
     *norm('feature_projection.layer_norm', 'feature_projection/norm'),
     *dense('feature_projection.projection', 'feature_projection/dense'),
     Row(
-      'encoder.pos_conv_embed.conv.weight_v',
+      'encoder.pos_conv_embed.conv.parametrizations.weight.original1',
       'positional_conv/weight_v',
+      np.transpose,
       np.transpose,
     ),
     Row(
-      'encoder.pos_conv_embed.conv.weight_g',
+      'encoder.pos_conv_embed.conv.parametrizations.weight.original0',
       'positional_conv/weight_g',
       np.ravel,
+      lambda gain_W: gain_W[None, None],
     ),
     Row('encoder.pos_conv_embed.conv.bias', 'positional_conv/bias'),
     *norm('encoder.layer_norm', 'norm'),
-    *stacked(
-      'encoder.layers',
+    *inside(
+      'encoder.layers.{i}',
+      'layers/{i}',
       *dense('attention.q_proj', 'attention/query'),
       *dense('attention.k_proj', 'attention/key'),
       *dense('attention.v_proj', 'attention/value'),
@@ -143,8 +91,8 @@ WAV2VEC2 = Family(
   ),
   aliases=(
     (r'^wav2vec2\.', ''),
-    (r'\.parametrizations\.weight\.original0$', '.weight_g'),
-    (r'\.parametrizations\.weight\.original1$', '.weight_v'),
+    (r'\.weight_g$', '.parametrizations.weight.original0'),
+    (r'\.weight_v$', '.parametrizations.weight.original1'),
   ),
   # The last three are the speaker head's (Wav2Vec2ForXVector).
   ignored=r'(\w+\.)?(lm_head|classifier|projector|quantizer|project_\w+)\..+'
@@ -176,7 +124,8 @@ def load_wav2vec2(
   )
   masks = config.apply_spec_augment and config.mask_time_prob > 0
   unread = {} if masks else {'masked_spec_embed': np.zeros(config.hidden_size)}
-  return config, _load(folder, WAV2VEC2, shapes['params'], unread)
+  tensors = read_checkpoint(folder)
+  return config, from_torch(tensors, WAV2VEC2, shapes['params'], folder, unread)
 
 
 def load_bert(folder_or_hub_id: str | Path) -> tuple[BertConfig, Params]:
@@ -193,75 +142,5 @@ def load_bert(folder_or_hub_id: str | Path) -> tuple[BertConfig, Params]:
     jnp.zeros((1, 1), int),
     jnp.ones((1, 1), bool),
   )
-  return config, _load(folder, BERT, shapes['params'], {})
-
-
-def _load(folder, family, shapes, defaults):
-  """Parameters of the shapes from the folder, or else from the defaults."""
-  problems = []
-  tensors = {name: (name, value) for name, value in defaults.items()}
-  tensors |= _by_table_name(read_checkpoint(folder), family, problems)
-  rows = {row.target: row for row in family.table}
-  params = {}
-  for path, leaf in flatten_dict(shapes, sep='/').items():
-    parts = [
-      _take(tensors, rows, part, shape, problems)
-      for part, shape in _parts(path, leaf.shape)
-    ]
-    if not problems:
-      # copies, so that the files' buffers need not live on
-      whole = np.stack(parts) if path.startswith('layers/') else parts[0]
-      params[path] = np.array(whole, np.float32, order='C')
-  problems += [
-    f'{key} {list(tensor.shape)} has no place in the encoder'
-    for key, tensor in tensors.values()
-  ]
-  if problems:
-    raise CheckpointError(
-      f'{len(problems)} tensors of {folder} do not fit its config.json '
-      '(is it of this model, and whole?):\n  ' + '\n  '.join(problems)
-    )
-  return unflatten_dict(params, sep='/')
-
-
-def _by_table_name(source, family, problems):
-  """{the table's name: (the checkpoint's name, tensor)}, without the heads."""
-  tensors = {}
-  for key, tensor in sorted(source.items()):
-    name = key
-    for alias, replacement in family.aliases:
-      name = re.sub(alias, replacement, name)
-    if re.fullmatch(family.ignored, name):
-      continue
-    if name in tensors:
-      problems.append(f'{key} and {tensors[name][0]} are the same parameter')
-    tensors[name] = key, tensor
-  return tensors
-
-
-def _parts(path, shape):
-  """Path and shape of each tensor of a leaf: one for each layer of layers/."""
-  if not path.startswith('layers/'):
-    return [(path, shape)]
-  return [
-    (path.replace('layers/', f'layers/{i}/'), shape[1:])
-    for i in range(shape[0])
-  ]
-
-
-def _take(tensors, rows, path, shape, problems):
-  """Removes the tensor of the path; its transform, or None with a problem."""
-  row = rows[re.sub(r'\d+', '{i}', path)]
-  name = row.source.format(i=''.join(re.findall(r'\d+', path)))
-  if name not in tensors:
-    problems.append(f'{name} is missing')
-    return None
-  key, tensor = tensors.pop(name)
-  part = row.transform(tensor)
-  if part.shape == shape and np.issubdtype(part.dtype, np.floating):
-    return part
-  problems.append(
-    f'{key} is {part.dtype} {list(part.shape)} in our order of axes, '
-    f'not float {list(shape)}'
-  )
-  return None
+  tensors = read_checkpoint(folder)
+  return config, from_torch(tensors, BERT, shapes['params'], folder)

@@ -87,6 +87,7 @@ class Loop:
         self.optimizer,
         self.optim.freeze,
         self.group_size,
+        self.run.seed,
       )
 
     if self.checkpoints.last_step is None:
@@ -127,7 +128,7 @@ class Loop:
   def compile(self) -> None:
     """Compiles the step for every shape, so that no epoch waits for it."""
     step = jax.jit(
-      functools.partial(train_step, self.model, self.optimizer, self.run.seed),
+      functools.partial(train_step, self.model, self.optimizer),
       donate_argnums=0,
       in_shardings=(
         sharding.replicated(self.mesh),

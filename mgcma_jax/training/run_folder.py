@@ -81,24 +81,29 @@ def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def write_run(workdir: Path, config: dict[str, Any], card: ModelCard) -> None:
-  """Starts a run's folder."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  card.tokenizer.save_pretrained(workdir / 'tokenizer')
+def write_card(folder: Path, card: ModelCard) -> None:
+  """Writes model.json and tokenizer/, which `read_card` reads."""
+  folder.mkdir(parents=True, exist_ok=True)
+  card.tokenizer.save_pretrained(folder / 'tokenizer')
   write_json(
-    workdir / 'model.json',
+    folder / 'model.json',
     {'classes': card.classes, 'model': dataclasses.asdict(card.model)},
   )
+
+
+def write_run(workdir: Path, config: dict[str, Any], card: ModelCard) -> None:
+  """Starts a run's folder."""
+  write_card(workdir, card)
   write_json(workdir / 'config.json', config)
 
 
-def read_card(workdir: Path) -> ModelCard:
-  """The model of a run.
+def read_card(folder: Path) -> ModelCard:
+  """The model of a run, or of what `mgcma_jax.export` wrote.
 
   Raises:
-    ValueError: the folder is not a run's.
+    ValueError: the folder is of neither.
   """
-  stored = read_json(workdir / 'model.json')
+  stored = read_json(folder / 'model.json')
   fields = stored['model']
   model = MGCMAConfig(
     **fields
@@ -111,7 +116,7 @@ def read_card(workdir: Path) -> ModelCard:
   return ModelCard(
     model,
     tuple(stored['classes']),
-    load_tokenizer(workdir / 'tokenizer'),
+    load_tokenizer(folder / 'tokenizer'),
   )
 
 

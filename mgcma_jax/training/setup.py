@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 from transformers import BertTokenizerFast
 
+from mgcma_jax import torch_weights
 from mgcma_jax.encoders.bert import BertConfig
 from mgcma_jax.encoders.pretrained import load_bert, load_wav2vec2
 from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
@@ -19,13 +20,14 @@ from mgcma_jax.inputs.pipeline import Examples
 from mgcma_jax.inputs.plan import Buckets
 from mgcma_jax.inputs.splits import leave_one_session_out
 from mgcma_jax.inputs.text import load_tokenizer
-from mgcma_jax.model import MGCMAConfig
+from mgcma_jax.model import MGCMA, MGCMAConfig
 from mgcma_jax.training.optim import OptimConfig, Params
 from mgcma_jax.training.run_folder import (
   ModelCard,
   read_card,
   selected_params,
 )
+from mgcma_jax.training.state import initial_params
 
 SCRATCH = 'scratch'
 SELECT = ('val', 'last', 'oracle_test')
@@ -51,6 +53,8 @@ class RunConfig:
     for field, choices in (('select', SELECT), ('order', ORDERS)):
       if (value := getattr(self, field)) not in choices:
         raise ValueError(f'config.{field}={value!r}: choose one of {choices}')
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f'config.seed={self.seed} must lie in [0, 2^32)')
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.type is int and field.name != 'seed' and value < 1:
@@ -149,7 +153,8 @@ def _model(
 
 
 def _from_run(config, choices, classes, tokenizer):
-  """Another run's encoders and weights; a fresh classifier for other labels."""
+  """Encoders and weights of another run, or of an exported one; a fresh
+  classifier for other labels."""
   source = Path(config.init_from)
   card = read_card(source)
   if card.tokenizer.get_vocab() != tokenizer.get_vocab():
@@ -162,11 +167,19 @@ def _from_run(config, choices, classes, tokenizer):
     wav2vec2=_changed(card.model.wav2vec2, config.wav2vec2, config),
     bert=_changed(card.model.bert, config.bert, config),
   )
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  weights = selected_params(source, device)
+  weights = _stored_params(source, card.model)
   if card.classes != classes:
     del weights['classifier']
   return model, weights
+
+
+def _stored_params(source: Path, model: MGCMAConfig) -> Params:
+  """The weights that a run selected, or those of an exported model."""
+  if (source / 'config.json').exists():
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return selected_params(source, device)
+  shapes = jax.eval_shape(lambda: initial_params(MGCMA(model), 0, {}))
+  return torch_weights.load(source, shapes)
 
 
 def _protocol(config: ConfigDict, held_out: str) -> str:

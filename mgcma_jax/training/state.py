@@ -79,6 +79,7 @@ def initial_state(
   optimizer: optax.GradientTransformation,
   freeze: str,
   group: int,
+  seed: int,
 ) -> TrainState:
   """The state before the first step.
 
@@ -88,6 +89,7 @@ def initial_state(
     optimizer: for the trainable ones.
     freeze: a key of optim.FREEZE.
     group: rows of a batch that the loss can take.
+    seed: of the run, in [0, 2^32).
 
   Returns:
     Step 0, with empty metrics.
@@ -100,6 +102,7 @@ def initial_state(
   )
   means = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), means)
   return TrainState(
+    seed=jnp.asarray(seed, jnp.uint32),
     step=jnp.zeros((), jnp.int32),
     trainable=trainable,
     frozen=frozen,

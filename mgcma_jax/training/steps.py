@@ -20,6 +20,7 @@ class TrainState:
   """What changes from step to step.
 
   Attributes:
+    seed: of the run; here, so that runs of other seeds share one program.
     step: number of updates made.
     trainable: parameters that the optimizer moves.
     frozen: the others.
@@ -29,6 +30,7 @@ class TrainState:
       what an uninterrupted one would.
   """
 
+  seed: Leaf
   step: Leaf
   trainable: Leaf
   frozen: Leaf
@@ -71,23 +73,21 @@ def loss_fn(
 def train_step(
   model: MGCMA,
   optimizer: optax.GradientTransformation,
-  seed: int,
   state: TrainState,
   batch: Batch,
 ) -> tuple[TrainState, Bool[Array, '']]:
-  """One update. All randomness follows from (seed, step).
+  """One update. All randomness follows from the state's (seed, step).
 
   Args:
     model: the model.
     optimizer: for the trainable parameters.
-    seed: of the run.
     state: before the step.
     batch: rows of which all are valid.
 
   Returns:
     The state after the step, and whether loss and gradient were finite.
   """
-  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
   def loss(trainable):
     return loss_fn(model, combine(trainable, state.frozen), batch, key)

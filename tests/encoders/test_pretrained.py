@@ -104,7 +104,7 @@ def test_all_that_does_not_fit_is_listed_at_once(tmp_path):
     '  embeddings.LayerNorm.weight is missing',
     '  embeddings.position_embeddings.weight is float32 [9, 12] in our order '
     'of axes, not float [11, 12]',
-    '  encoder.layer.0.adapter.weight [2, 3] has no place in the encoder',
+    '  encoder.layer.0.adapter.weight [2, 3] has no place in the model',
     '  encoder.layer.0.output.dense.bias and '
     'bert.encoder.layer.0.output.dense.bias are the same parameter',
     '  encoder.layer.1.attention.self.key.bias is missing',
@@ -112,8 +112,8 @@ def test_all_that_does_not_fit_is_listed_at_once(tmp_path):
     'not float [12]',
     '  encoder.layer.2.output.dense.weight is float32 [12, 20] in our order '
     'of axes, not float [20, 12]',
-    '  encoder.layer.3.output.dense.bias [12] has no place in the encoder',
-    '  lm_head.weight [3] has no place in the encoder',
+    '  encoder.layer.3.output.dense.bias [12] has no place in the model',
+    '  lm_head.weight [3] has no place in the model',
   ]
 
 

@@ -1,0 +1,58 @@
+"""A run's model for other programs.
+
+python -m mgcma_jax.export --workdir=runs/fold1 --to=torch --out=exported
+
+--to=torch writes model.safetensors, a state dict by PyTorch's names, with
+model.json and tokenizer/ beside it: tests/torch_reference/mgcma.py loads the
+folder, and so does --config.init_from.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from mgcma_jax import command, torch_weights
+from mgcma_jax.training.run_folder import (
+  read_card,
+  selected_params,
+  write_card,
+)
+
+
+def export(workdir: str | Path, out: str | Path) -> Path:
+  """Writes the model that the run's `select` chose as a PyTorch state dict.
+
+  Args:
+    workdir: of the run.
+    out: a folder that does not exist yet, or is empty.
+
+  Returns:
+    The folder.
+
+  Raises:
+    ValueError: no such run, no checkpoint in it, or the folder holds files.
+  """
+  workdir, out = Path(workdir), Path(out)
+  card = read_card(workdir)
+  if out.exists() and any(out.iterdir()):
+    raise ValueError(f'{out} holds files: name another folder with --out')
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  params = jax.device_get(selected_params(workdir, device))
+  write_card(out, card)
+  torch_weights.save(params, out)
+  return out
+
+
+def main() -> None:
+  """Says what was written."""
+  out = export(flags.FLAGS.workdir, flags.FLAGS.out)
+  files = sorted(path for path in out.rglob('*') if path.is_file())
+  print('\n'.join(f'{path}  {path.stat().st_size:,} bytes' for path in files))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'folder of a run', required=True)
+  flags.DEFINE_enum('to', None, ['torch'], 'what to write', required=True)
+  flags.DEFINE_string('out', None, 'folder to write to', required=True)
+  command.run(main)
