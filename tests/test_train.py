@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from mgcma_jax.evaluate import evaluate
-from mgcma_jax.inputs.pipeline import Examples
+from mgcma_jax.export import export
+from mgcma_jax.inputs.pipeline import Examples, batches
+from mgcma_jax.inputs.plan import evaluation_plan
 from mgcma_jax.train import default_workdir, train_and_evaluate
 from mgcma_jax.training.checkpoint import restore_params
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
+from mgcma_jax.training.setup import make_setup
 
 
 @pytest.fixture(scope='module')
@@ -21,6 +24,13 @@ def finished(make_tiny_config, tmp_path_factory):
   """A finished run's folder and its result."""
   workdir = tmp_path_factory.mktemp('runs') / 'whole'
   return workdir, train_and_evaluate(make_tiny_config(), workdir)
+
+
+@pytest.fixture(scope='module')
+def exported(finished, tmp_path_factory):
+  """The folder that its export wrote."""
+  workdir, _ = finished
+  return export(workdir, tmp_path_factory.mktemp('exports') / 'a' / 'b')
 
 
 @pytest.fixture
@@ -222,6 +232,54 @@ def test_last_takes_the_last_epoch_without_validation(config, tmp_path):
   config.num_epochs = 2
   again = train_and_evaluate(config, tmp_path / 'from')
   assert again.figures['epoch'] == 2
+
+
+def test_a_run_starts_from_an_export(finished, exported, config):
+  workdir, _ = finished
+  config.init_from = str(exported)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  given, trained = (
+    make_setup(config).weights,
+    restore_params(workdir, 'best', device),
+  )
+  jax.tree.map(np.testing.assert_array_equal, given, trained)
+
+
+def test_pytorch_repeats_the_predictions(finished, exported, config):
+  pytest.importorskip('torch')
+  from tests.torch_reference import mgcma
+  from tests.torch_reference.bridge import reference_batch
+  from tests.torch_reference.training import predict
+
+  workdir, _ = finished
+  setup = make_setup(config)
+  rows = setup.run.eval_batch_size
+  plan = evaluation_plan(setup.test.lengths, setup.buckets, rows)
+  data = batches(setup.test, plan, setup.run.reader_threads)
+  found_NC = predict(
+    mgcma.load(exported), (reference_batch(batch) for _, batch in data)
+  )
+  names = [name for batch in plan for name in setup.test.names(batch)]
+  with (workdir / 'predictions.csv').open() as file:
+    ours = {row['utterance']: row for row in csv.DictReader(file)}
+  assert len(names) == len(ours) == 12
+  for name, p_C in zip(names, found_NC.tolist(), strict=True):
+    ours_C = [float(ours[name][f'p_{x}']) for x in setup.card.classes]
+    assert np.allclose(p_C, ours_C, atol=1e-5), name
+
+
+def test_an_export_overwrites_nothing(finished, exported):
+  workdir, _ = finished
+  before = (exported / 'model.safetensors').stat().st_mtime_ns
+  with pytest.raises(ValueError, match='holds files: name another folder'):
+    export(workdir, exported)
+  assert (exported / 'model.safetensors').stat().st_mtime_ns == before
+
+
+def test_an_export_of_nothing(tmp_path):
+  with pytest.raises(ValueError, match='train with --workdir'):
+    export(tmp_path / 'runs', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
 
 
 def test_default_workdir():

@@ -83,6 +83,22 @@ def answer(
   )
 
 
+def drift(results: Results) -> str:
+  """How far L of the two sides is apart, up to some steps."""
+  ours_RT, theirs_RT = (
+    np.array([run['losses']['loss'] for run in results[side]])
+    for side in ('jax', 'torch')
+  )
+  apart_T = np.abs(ours_RT - theirs_RT).max(0)
+  ends = sorted({1, 10, 100, len(apart_T)})
+  shown = [
+    f'{apart_T[:end].max():.1e} up to step {end}'
+    for end in ends
+    if end <= len(apart_T)
+  ]
+  return f'L of the same step differs by at most {", ".join(shown)}.'
+
+
 def smooth(x_RT: Float[np.ndarray, 'R T']) -> Float[np.ndarray, 'R T']:
   """Running mean over a twentieth of the steps, shorter at the start."""
   width = max(1, x_RT.shape[1] // 20)
@@ -139,6 +155,8 @@ def text(results: Results) -> str:
       *rows,
       '',
       *(answer(name, *pair) for name, pair in values.items()),
+      '',
+      drift(results),
       '',
       f'Time of a step, median over a run, median (range) over seeds: jax '
       f'{shown["jax"]}, torch {shown["torch"]}; torch / jax '
