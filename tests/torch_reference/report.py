@@ -54,6 +54,7 @@ def paired_row(
   with its 95 % interval and p (paired t), and p of the exact sign-flip test."""
   t = stats.ttest_rel(ours_R, theirs_R)
   low, high = t.confidence_interval()
+  p = 1.0 if (ours_R == theirs_R).all() else t.pvalue  # t would be 0 / 0
   flips = stats.permutation_test(
     (ours_R, theirs_R),
     lambda x, y, axis: (x - y).mean(axis=axis),
@@ -64,7 +65,7 @@ def paired_row(
     name,
     *(f'{x.mean():.2f} ± {x.std(ddof=1):.2f}' for x in (ours_R, theirs_R)),
     f'{(ours_R - theirs_R).mean():+.2f} [{low:+.2f}, {high:+.2f}]',
-    f'{t.pvalue:.2f}',
+    f'{p:.2f}',
     f'{flips.pvalue:.2f}',
   ]
   return '| ' + ' | '.join(cells) + ' |'
