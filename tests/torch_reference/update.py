@@ -80,9 +80,13 @@ def gradient_error(ours: Update, theirs: Update) -> float:
   )
 
 
-def parameter_error(ours: Update, theirs: Update) -> float:
-  """max |a - b| over all parameters after the step."""
+def parameter_error(
+  ours: Update, theirs: Update, smallest: float = 0.0
+) -> float:
+  """max |a - b| over the parameters whose gradient is at least `smallest`."""
   return max(
-    float(np.abs(ours.params[name] - b).max())
-    for name, b in theirs.params.items()
+    float(np.abs(ours.params[name] - b)[np.abs(g) >= smallest].max(initial=0))
+    for (name, b), g in zip(
+      theirs.params.items(), theirs.gradient.values(), strict=True
+    )
   )
