@@ -66,8 +66,8 @@ class Config(TypedDict):
   w_da: float
   w_ia: float
   w_ce: float
-  dtype: str | None  # of the export's origin; here autocast chooses
-  unroll: int  # the same
+  dtype: Literal[None, 'float32', 'bfloat16']  # bfloat16: under autocast
+  unroll: int  # of the Flax model's loops; nothing here
   wav2vec2: dict
   bert: dict
 
@@ -251,6 +251,12 @@ class MGCMA(nn.Module):
     return {'p': p, 'temperature': tau, 'temperature_ia': tau_ia}
 
   def forward(self, batch: dict) -> Outputs:
+    if self.config['dtype'] != 'bfloat16':
+      return self.align_and_classify(batch)
+    with torch.autocast(batch['valid'].device.type, torch.bfloat16):
+      return self.align_and_classify(batch)
+
+  def align_and_classify(self, batch: dict) -> Outputs:
     x, mask = self.encode(batch)
     pool_mask = dict(mask)
     if 'text' in mask and not self.config['text_pool_special']:

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip('torch')
 
+from mgcma_jax.training.setup import make_setup
 from tests.torch_reference import compare, report
 
 STEPS = 3
@@ -51,6 +52,24 @@ def test_both_sides_see_the_same(folder):
     assert abs(ours['WA'] - theirs['WA']) <= 1 / 12 + 1e-9
   first = [run['losses']['loss'] for run in found['jax']]
   assert not np.allclose(*first, rtol=1e-3)  # another seed is another run
+
+
+def test_batches_of_several_epochs(config):
+  """Every epoch and every seed has its own order."""
+  orders = set()
+  for seed in (0, 1):
+    seeded = config.copy_and_resolve_references()
+    seeded.seed = seed
+    setup = make_setup(seeded)
+    per_epoch = len(setup.train) // setup.run.batch_size
+    data = list(compare.first_batches(setup, 2 * per_epoch + 1))
+    assert len(data) == 2 * per_epoch + 1
+    lengths = np.array([batch.num_samples_B for batch in data])
+    first, second = lengths[:per_epoch], lengths[per_epoch : 2 * per_epoch]
+    for epoch in (first, second):
+      assert len(np.unique(epoch)) == epoch.size  # nothing comes twice
+    orders |= {first.tobytes(), second.tobytes()}
+  assert len(orders) == 4
 
 
 def test_the_report(folder):

@@ -13,12 +13,11 @@ from tests.torch_reference import tiny
 from tests.torch_reference.bridge import reference, reference_batch
 from tests.torch_reference.losses import objective
 
-CONFIG = tiny.config()
 
-
-def losses_and_gradient(run, autocast=False):
+def losses_and_gradient(run=lambda model: model, dtype=None, autocast=False):
   """All losses and the gradient by name; run: the model -> what to call."""
-  model = reference(CONFIG, tiny.params(CONFIG, np.float32)).train()
+  config = tiny.config(dtype=dtype)
+  model = reference(config, tiny.params(config, np.float32)).train()
   batch = reference_batch(tiny.batch(np.float32))
   with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
     outputs = run(model)(batch)
@@ -39,7 +38,7 @@ def relative(gradient, eager):
 
 @pytest.fixture(scope='module')
 def eager():
-  return losses_and_gradient(lambda model: model)
+  return losses_and_gradient()
 
 
 @pytest.mark.filterwarnings('ignore')  # they are dynamo's own
@@ -57,8 +56,9 @@ def test_compiled(eager, backend):
   assert relative(gradient, eager[1]) < 1e-4
 
 
-def test_bfloat16_autocast(eager):
-  losses, gradient = losses_and_gradient(lambda model: model, autocast=True)
+@pytest.mark.parametrize('how', [{'autocast': True}, {'dtype': 'bfloat16'}])
+def test_bfloat16_autocast(eager, how):
+  losses, gradient = losses_and_gradient(**how)
   for name in ('loss', 'loss_ce', 'loss_da', 'loss_ia', 'similarity_da'):
     assert losses[name].dtype == torch.float32, name
   difference = abs(losses['loss'] - eager[0]['loss'])
