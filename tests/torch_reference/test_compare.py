@@ -125,7 +125,11 @@ def test_the_end_is_the_last_tenth():
 
 
 def test_drift_is_the_largest_so_far():
-  sides = {'jax': [run_of([1, 2, 3])], 'torch': [run_of([1, 2.5, 3.25])]}
+  equal = run_of([4, 4, 4])
+  sides = {
+    'jax': [equal, run_of([1, 2, 3])],
+    'torch': [equal, run_of([1, 2.5, 3.25])],
+  }
   assert report.drift(sides).endswith(
     'at most 0.0e+00 up to step 1, 5.0e-01 up to step 3.'
   )
