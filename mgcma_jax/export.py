@@ -7,6 +7,7 @@ model.json and tokenizer/ beside it: tests/torch_reference/mgcma.py loads the
 folder, and so does --config.init_from.
 """
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -35,12 +36,16 @@ def export(workdir: str | Path, out: str | Path) -> Path:
   """
   workdir, out = Path(workdir), Path(out)
   card = read_card(workdir)
-  if out.exists() and any(out.iterdir()):
+  if out.exists() and (out.is_file() or any(out.iterdir())):
     raise ValueError(f'{out} holds files: name another folder with --out')
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   params = jax.device_get(selected_params(workdir, device))
-  write_card(out, card)
-  torch_weights.save(params, out)
+  # Beside it, so that an interruption leaves no half of an export.
+  partial = out.with_name(out.name + '.partial')
+  shutil.rmtree(partial, ignore_errors=True)
+  write_card(partial, card)
+  torch_weights.save(params, partial)
+  partial.replace(out)
   return out
 
 

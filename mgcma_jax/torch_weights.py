@@ -10,7 +10,7 @@ from pathlib import Path
 import safetensors.numpy
 
 from mgcma_jax.encoders.checkpoint_files import SAFETENSORS, read_checkpoint
-from mgcma_jax.encoders.pretrained import BERT, WAV2VEC2
+from mgcma_jax.encoders.pretrained import BERT, WAV2VEC2, WEIGHT_NORM
 from mgcma_jax.encoders.torch_names import (
   Family,
   Params,
@@ -80,7 +80,8 @@ MGCMA = Family(
     Row('temperature.log_scale', 'temperature/log_scale'),
     Row('temperature_ia.log_scale', 'temperature_ia/log_scale'),
     Row('p.raw', 'p/raw'),
-  )
+  ),
+  aliases=WEIGHT_NORM,
 )
 
 

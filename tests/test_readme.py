@@ -43,6 +43,8 @@ TINY |= {
   }.items()
 }
 
+SMALL = ' '.join(f'--config.{key}={value}' for key, value in TINY.items())
+
 
 def has_key(config: ConfigDict, dotted: str) -> bool:
   for part in dotted.split('.'):
@@ -80,6 +82,12 @@ def run(command: str) -> str:
   return done.stdout
 
 
+def replaced(command: str, places: dict) -> str:
+  for name, place in places.items():
+    command = command.replace(name, str(place))
+  return command
+
+
 def write_corpus(folder: Path) -> None:
   """An AudioFolder: two sessions of eight, at 8 kHz."""
   soundfile = pytest.importorskip('soundfile')
@@ -102,32 +110,21 @@ def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
   ]
   (test,) = [c for c in COMMANDS if '--data=data/my_recordings' in c]
   (export,) = [c for c in COMMANDS if c.startswith('mgcma_jax.export')]
-  (compare,) = [c for c in COMMANDS if 'torch_reference.compare' in c]
   places = {
     'data/my_corpus': tmp_path / 'shards',
     'data/my_recordings': tmp_path / 'shards',
     '--source my_corpus': f'--source {tmp_path / "my_corpus"}',
     'runs/mine': tmp_path / 'run',
     'exported/mine': tmp_path / 'exported',
-    'runs/compare': tmp_path / 'compare',
-    '--steps=420': '--steps=1',
-    '--seeds=8': '--seeds=2',
   }
 
-  def local(command):
-    for name, place in places.items():
-      command = command.replace(name, str(place))
-    return command
-
-  run(local(prepare) + ' --train-vocab=60')
-  tiny = ' '.join(f'--config.{key}={value}' for key, value in TINY.items())
-  shown = run(f'{local(train)} {tiny} --config.validation_share=0.3')
+  run(replaced(prepare, places) + ' --train-vocab=60')
+  shown = run(
+    f'{replaced(train, places)} {SMALL} --config.validation_share=0.3'
+  )
   assert 'WA ' in shown and 'result.json' in shown
-  assert 'UA ' in run(local(test))
-  assert 'model.safetensors' in run(local(export))
-  pytest.importorskip('torch')
-  data = f'--config.data={tmp_path / "shards"} --config.batch_size=4'
-  assert '| UA |' in run(f'{local(compare)} {tiny} {data}')
+  assert 'UA ' in run(replaced(test, places))
+  assert 'model.safetensors' in run(replaced(export, places))
   predictions = tmp_path / 'run' / 'evaluations' / 'my_corpus'
   assert len((predictions / 'predictions.csv').read_text().splitlines()) == 17
 
@@ -149,3 +146,15 @@ def test_mistakes_end_as_one_message(command, said):
   assert said in done.stderr + done.stdout
   if 'sed' not in said:
     assert 'Traceback' not in done.stderr
+
+
+def test_the_experiment_against_pytorch(tiny_corpus, tmp_path):
+  pytest.importorskip('torch')
+  (compare,) = [c for c in COMMANDS if 'torch_reference.compare' in c]
+  places = {
+    'runs/compare': tmp_path / 'compare',
+    '--steps=420': '--steps=1',
+    '--seeds=8': '--seeds=2',
+  }
+  corpus = f'--config.data={tiny_corpus} --config.batch_size=4'
+  assert '| UA |' in run(f'{replaced(compare, places)} {SMALL} {corpus}')

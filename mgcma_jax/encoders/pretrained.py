@@ -50,6 +50,11 @@ BERT = Family(
   r'|embeddings\.(position|token_type)_ids',
 )
 
+# As torch named them before 2.1.
+WEIGHT_NORM = (
+  (r'\.weight_g$', '.parametrizations.weight.original0'),
+  (r'\.weight_v$', '.parametrizations.weight.original1'),
+)
 WAV2VEC2 = Family(
   table=(
     Row('masked_spec_embed', 'masked_spec_embed'),
@@ -89,11 +94,7 @@ WAV2VEC2 = Family(
       *norm('final_layer_norm', 'feed_forward_norm'),
     ),
   ),
-  aliases=(
-    (r'^wav2vec2\.', ''),
-    (r'\.weight_g$', '.parametrizations.weight.original0'),
-    (r'\.weight_v$', '.parametrizations.weight.original1'),
-  ),
+  aliases=((r'^wav2vec2\.', ''), *WEIGHT_NORM),
   # The last three are the speaker head's (Wav2Vec2ForXVector).
   ignored=r'(\w+\.)?(lm_head|classifier|projector|quantizer|project_\w+)\..+'
   r'|layer_weights|tdnn\..+|objective\..+|feature_extractor\.(weight|bias)',

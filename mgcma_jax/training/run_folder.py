@@ -15,6 +15,7 @@ import jax
 from transformers import BertTokenizerFast
 
 from mgcma_jax.encoders.bert import BertConfig
+from mgcma_jax.encoders.checkpoint_files import SAFETENSORS
 from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
 from mgcma_jax.inputs.text import load_tokenizer
 from mgcma_jax.model import MGCMAConfig
@@ -48,6 +49,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
   """Raises ValueError with the cure where the run has no such file."""
+  if not path.is_file() and (path.parent / SAFETENSORS).exists():
+    raise ValueError(
+      f'{path.parent} is an export and not a run: start a run from it with '
+      '--config.init_from'
+    )
   if not path.is_file():
     raise ValueError(
       f'{path} does not exist: train with --workdir={path.parent} first'
@@ -55,7 +61,9 @@ def read_json(path: Path) -> dict[str, Any]:
   return json.loads(path.read_text(encoding='utf-8'))
 
 
-def check_config(workdir: Path, config: dict[str, Any]) -> None:
+def check_config(
+  workdir: Path, config: dict[str, Any], flag: str = '--workdir'
+) -> None:
   """Raises ValueError where the folder holds a run of another config."""
   path = workdir / 'config.json'
   if not path.exists():
@@ -68,7 +76,7 @@ def check_config(workdir: Path, config: dict[str, Any]) -> None:
   ]
   if differences:
     raise ValueError(
-      f'{workdir} holds a run of another config: choose another --workdir or '
+      f'{workdir} holds a run of another config: choose another {flag} or '
       'remove it\n  ' + '\n  '.join(differences)
     )
 

@@ -175,7 +175,7 @@ def _from_run(config, choices, classes, tokenizer):
 
 def _stored_params(source: Path, model: MGCMAConfig) -> Params:
   """The weights that a run selected, or those of an exported model."""
-  if (source / 'config.json').exists():
+  if (source / 'checkpoints').exists():
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return selected_params(source, device)
   shapes = jax.eval_shape(lambda: initial_params(MGCMA(model), 0, {}))

@@ -3,11 +3,11 @@
 python -m tests.torch_reference.compare --config=configs/rehearsal.py \
   --steps=420 --seeds=5 --out=runs/compare
 
-A seed gives the initial weights, the order of the batches and the dropout
-masks. The first two are the same for both sides, the masks cannot be. Nothing
-is selected: the last step's weights are tested on the session left out. Each
-side of each seed is kept when it ends, so that the same command goes on after
-an interruption. It runs on the CPU, as the reference does.
+A seed gives the held-out dialogues, the initial weights, the order of the
+batches and the dropout masks. The masks alone cannot be the same on both
+sides. Nothing is selected: the last step's weights are tested on the session
+left out. Each side of each seed is kept when it ends, so that the same command
+goes on after an interruption. It runs on the CPU, as the reference does.
 """
 
 import dataclasses
@@ -16,9 +16,11 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from absl import flags
@@ -44,6 +46,7 @@ from tests.torch_reference.mgcma import MGCMA as Reference
 from tests.torch_reference.training import make_optimizer, predict, train_step
 
 SIDES = ('jax', 'torch')
+PACKAGES = ('jax', 'torch', 'transformers')
 
 
 @dataclass
@@ -82,8 +85,11 @@ def train_ours(
   state = initial_state(
     model, params, optimizer, setup.optim.freeze, group, run.seed
   )
-  empty = state.means
-  step = jax.jit(functools.partial(our_steps.train_step, model, optimizer))
+  state = jax.tree.map(jnp.array, state)  # copies, as the step takes its own
+  empty = jax.device_get(state.means)
+  step = jax.jit(
+    functools.partial(our_steps.train_step, model, optimizer), donate_argnums=0
+  )
   compiled, curve = {}, Curve.empty()
   for batch in data:
     shape = batch.waveform_BS.shape + batch.token_ids_BL.shape
@@ -185,6 +191,7 @@ def train_and_test(setup: Setup, side: str, num_steps: int) -> dict:
     counts_CC = confusion_of_ours(setup, params)
   else:
     torch.manual_seed(setup.run.seed)
+    np.random.seed(setup.run.seed)  # transformers' SpecAugment
     params = jax.device_get(params)
     model, curve = train_reference(setup, params, data, num_steps)
     counts_CC = confusion_of_reference(setup, model)
@@ -209,8 +216,9 @@ def compare(
     The report's path.
 
   Raises:
-    ValueError: JAX is not on the CPU, too few seeds or steps, or the folder
-      holds another comparison.
+    ValueError: JAX is not on the CPU, too few seeds or steps, a config that
+      neither side or only one can train, or the folder holds another
+      comparison.
   """
   if jax.default_backend() != 'cpu':
     raise ValueError('the reference runs on the CPU: set JAX_PLATFORMS=cpu')
@@ -218,9 +226,18 @@ def compare(
     raise ValueError(
       f'--seeds={num_seeds} must be at least 2, --steps={num_steps} at least 1'
     )
-  asked = config.to_dict() | {'steps': num_steps}
+  if config.optim.schedule == 'plateau':
+    raise ValueError(
+      'optim.schedule=plateau follows the validation, which is not read here: '
+      'choose const, linear or cosine'
+    )
+  asked = config.to_dict() | {
+    'steps': num_steps,
+    'versions': {name: version(name) for name in PACKAGES},
+  }
+  check_config(out, asked, flag='--out')
+  make_setup(config)  # finds what is wrong with the config
   out.mkdir(parents=True, exist_ok=True)
-  check_config(out, asked)
   write_json(out / 'config.json', asked)
   results: dict[str, list[dict]] = {side: [] for side in SIDES}
   for i in range(num_seeds):

@@ -66,6 +66,10 @@ def build_wav2vec2(options: dict, all_layers: bool) -> Wav2Vec2Model:
     # hands on the input of a dropped layer as its output.
     config.layerdrop = 0.0
   wav2vec2 = Wav2Vec2Model(config)
+  # transformers makes it only where SpecAugment masks frames.
+  if not hasattr(wav2vec2, 'masked_spec_embed'):
+    embed_D = torch.rand(config.hidden_size)
+    wav2vec2.masked_spec_embed = nn.Parameter(embed_D)
   if all_layers and rate > 0:
     for layer in wav2vec2.encoder.layers:
       layer.register_forward_hook(functools.partial(drop_layer, rate))

@@ -26,7 +26,11 @@ PARTS = ('speech_encoder', 'text_encoder', 'dam_speech', 'dam_text', 'tam')
 
 
 def of_ours(config: MGCMAConfig, params: Params, batch: Batch) -> dict:
-  """Gaussians, distances, similarities, streams, logits, losses, scales."""
+  """Gaussians, distances, similarities, streams, logits, losses, scales.
+
+  What the model does not hand out is computed here from what it does, by the
+  functions that its losses call.
+  """
   outputs, state = MGCMA(config).apply(
     {'params': params},
     batch,
@@ -81,7 +85,7 @@ def _streams(config, part, batch):
   for module in config.modules:
     if module == 'tam':
       stream = dict(zip(('speech', 'text'), part['tam']))
-    elif module == 'dam' and config.dam_flow == 'mu':
+    elif module == 'dam' and config.dam_flow != 'tap':
       stream = {
         m: zero_padding(part[f'dam_{m}'].mu_BTD, getattr(masks, m))
         for m in stream
@@ -143,4 +147,5 @@ def differences(
     difference = np.abs(a - b).max()
     # Both are zero where a module is missing.
     result[name] = float(difference / scale) if scale else float(difference)
+    assert np.isfinite(result[name]), name
   return result

@@ -5,23 +5,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-Results = dict[str, list[dict]]
-LOSSES = {
-  'loss': 'L, Eq. (12)',
-  'loss_ce': 'L_CE',
-  'loss_da': 'L_DA, Eq. (8)',
-  'loss_ia': 'L_IA, Eq. (11)',
-}
-COLOURS = {'jax': 'tab:blue', 'torch': 'tab:orange'}
+from tests.torch_reference.curves import Results, plot
 
 
 def final_loss(run: dict) -> float:
@@ -40,47 +28,70 @@ def milliseconds(run: dict) -> float:
   return 1000 * float(np.median(kept or run['seconds']))
 
 
-QUANTITIES: dict[str, Callable[[dict], float]] = {
-  'WA': lambda run: 100 * run['WA'],
-  'UA': lambda run: 100 * run['UA'],
-  'L at the end': final_loss,
+# Each with the format of its values.
+QUANTITIES: dict[str, tuple[Callable[[dict], float], str]] = {
+  'WA': (lambda run: 100 * run['WA'], '.2f'),
+  'UA': (lambda run: 100 * run['UA'], '.2f'),
+  'L at the end': (final_loss, '.4f'),
 }
 
 
 def paired_row(
-  name: str, ours_R: Float[np.ndarray, 'R'], theirs_R: Float[np.ndarray, 'R']
+  name: str,
+  ours_R: Float[np.ndarray, 'R'],
+  theirs_R: Float[np.ndarray, 'R'],
+  shown: str,
 ) -> str:
   """A table's row: both means with their sd over seeds, and the difference
   with its 95 % interval and p (paired t), and p of the exact sign-flip test."""
-  t = stats.ttest_rel(ours_R, theirs_R)
-  low, high = t.confidence_interval()
-  p = 1.0 if (ours_R == theirs_R).all() else t.pvalue  # t would be 0 / 0
+  low, high, p = paired_t(ours_R, theirs_R)
   flips = stats.permutation_test(
     (ours_R, theirs_R),
     lambda x, y, axis: (x - y).mean(axis=axis),
     permutation_type='samples',
     vectorized=True,
   )
+  difference = (ours_R - theirs_R).mean()
+  means = [
+    f'{x_R.mean():{shown}} ± {x_R.std(ddof=1):{shown}}'
+    for x_R in (ours_R, theirs_R)
+  ]
   cells = [
     name,
-    *(f'{x.mean():.2f} ± {x.std(ddof=1):.2f}' for x in (ours_R, theirs_R)),
-    f'{(ours_R - theirs_R).mean():+.2f} [{low:+.2f}, {high:+.2f}]',
+    *means,
+    f'{difference:+{shown}} [{low:+{shown}}, {high:+{shown}}]',
     f'{p:.2f}',
     f'{flips.pvalue:.2f}',
   ]
   return '| ' + ' | '.join(cells) + ' |'
 
 
+def paired_t(
+  ours_R: Float[np.ndarray, 'R'], theirs_R: Float[np.ndarray, 'R']
+) -> tuple[float, float, float]:
+  """The mean difference's 95 % interval, and p."""
+  t = stats.ttest_rel(ours_R, theirs_R)
+  low, high = t.confidence_interval()
+  p = 1.0 if (ours_R == theirs_R).all() else t.pvalue  # t would be 0 / 0
+  return low, high, p
+
+
 def answer(
-  name: str, ours_R: Float[np.ndarray, 'R'], theirs_R: Float[np.ndarray, 'R']
+  name: str,
+  ours_R: Float[np.ndarray, 'R'],
+  theirs_R: Float[np.ndarray, 'R'],
+  shown: str,
 ) -> str:
   """The mean difference beside the sd over seeds, pooled over both sides."""
   difference = abs((ours_R - theirs_R).mean())
   spread = np.sqrt((ours_R.var(ddof=1) + theirs_R.var(ddof=1)) / 2)
+  low, high, _ = paired_t(ours_R, theirs_R)
   than = 'smaller' if difference < spread else 'NOT smaller'
   return (
-    f'{name}: the frameworks differ by {difference:.2f}, {than} than the '
-    f'standard deviation over seeds, {spread:.2f}.'
+    f'{name}: the mean difference between the frameworks is '
+    f'{difference:{shown}}, {than} than the standard deviation over seeds, '
+    f'{spread:{shown}}; these runs do not exclude one of '
+    f'{max(-low, high):{shown}}.'
   )
 
 
@@ -100,40 +111,14 @@ def drift(results: Results) -> str:
   return f'L of the same step differs by at most {", ".join(shown)}.'
 
 
-def smooth(x_RT: Float[np.ndarray, 'R T']) -> Float[np.ndarray, 'R T']:
-  """Running mean over a twentieth of the steps, shorter at the start."""
-  width = max(1, x_RT.shape[1] // 20)
-  total_RT = np.cumsum(x_RT, axis=1)
-  total_RT[:, width:] = total_RT[:, width:] - total_RT[:, :-width]
-  return total_RT / np.minimum(np.arange(x_RT.shape[1]) + 1, width)
-
-
-def plot(results: Results, path: Path) -> None:
-  """Loss curves: mean over seeds, and a band of one sd."""
-  names = [n for n in LOSSES if n in results['jax'][0]['losses']]
-  figure, axes = plt.subplots(
-    1, len(names), figsize=(4 * len(names), 3.2), layout='constrained'
-  )
-  for axis, name in zip(np.atleast_1d(axes), names):
-    for side, runs in results.items():
-      curve_RT = smooth(np.array([run['losses'][name] for run in runs]))
-      mean_T, sd_T = curve_RT.mean(0), curve_RT.std(0, ddof=1)
-      step_T = np.arange(len(mean_T)) + 1
-      axis.plot(step_T, mean_T, color=COLOURS[side], label=side)
-      axis.fill_between(
-        step_T, mean_T - sd_T, mean_T + sd_T, color=COLOURS[side], alpha=0.2
-      )
-    axis.set(title=LOSSES[name], xlabel='step', ylabel='nats')
-  np.atleast_1d(axes)[0].legend()
-  figure.savefig(path)
-  plt.close(figure)
-
-
 def text(results: Results) -> str:
   """The report in Markdown."""
   values = {
-    name: [np.array([of(run) for run in results[side]]) for side in results]
-    for name, of in QUANTITIES.items()
+    name: (
+      *(np.array([of(run) for run in results[side]]) for side in results),
+      shown,
+    )
+    for name, (of, shown) in QUANTITIES.items()
   }
   times = {s: [milliseconds(run) for run in results[s]] for s in results}
   ratios = [b / a for a, b in zip(times['jax'], times['torch'])]

@@ -1,5 +1,6 @@
 """The whole model's weights, leaf by leaf, to PyTorch and back."""
 
+import dataclasses
 import re
 
 import jax
@@ -75,7 +76,7 @@ def test_torch_to_ours_and_back(tmp_path):
   """A model that was made and saved by PyTorch alone."""
   config = CONFIGS['all learned']
   torch.manual_seed(0)
-  theirs = reference(config, tiny.params(config, np.float32))
+  theirs = MGCMA(dataclasses.asdict(config))
   for parameter in theirs.parameters():
     torch.nn.init.normal_(parameter)
   save_file(theirs.state_dict(), tmp_path / 'model.safetensors')

@@ -85,7 +85,7 @@ def train_step(
   scheduler.step()
   names = ('loss', 'loss_ce', 'loss_da', 'loss_ia')
   values = torch.stack([*(losses[name].detach() for name in names), norm])
-  return dict(zip((*names, 'grad_norm'), values.tolist()))
+  return dict(zip((*names, 'gradient_norm'), values.tolist()))
 
 
 @torch.no_grad()
