@@ -65,7 +65,8 @@ def test_losses_and_norm(updates):
   ours, theirs, _ = updates
   assert theirs.losses['gradient_norm'] > ADAM.clip
   for name, value in theirs.losses.items():
-    assert np.isclose(ours.losses[name], value, rtol=1e-5), name
+    # Ours has no loss of a module that is missing; the reference's is 0.
+    assert np.isclose(ours.losses.get(name, 0.0), value, rtol=1e-5), name
 
 
 def test_gradient_of_every_parameter(updates):
