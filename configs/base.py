@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
   config.data = 'data/iemocap'  # folder of shards
   config.test_session = 'session1'  # left out of training (paper, section 3.1)
   config.validation_share = 0.1  # of the training utterances (A25)
+  config.hold_out = placeholder(str)  # 'dialogues', 'speaker', 'utterances';
+  # None: the first of these that the corpus allows (A25)
   config.audio_buckets = (2, 3, 4, 6, 8, 12, 20, 35)  # s (A21)
   config.text_buckets = (32, 64, 128, 512)  # tokens with [CLS], [SEP] (A21)
   config.order = 'random'  # or 'bucketed': equally long groups share a batch

@@ -59,7 +59,9 @@ def evaluate(
   if data:
     folder = workdir / 'evaluations' / corpus.name
     folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(folder / 'predictions.csv', predictions, card.classes)
+    write_predictions(
+      folder / 'predictions.csv', predictions, card.classes, None
+    )
     write_json(
       folder / 'result.json',
       repeated | {'corpus': {'name': corpus.name, 'sha256': corpus.sha256}},

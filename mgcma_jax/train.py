@@ -20,7 +20,12 @@ from mgcma_jax.training.evaluation import test
 from mgcma_jax.training.interrupt import interruptible
 from mgcma_jax.training.logbook import Logbook
 from mgcma_jax.training.loop import Loop
-from mgcma_jax.training.results import figures, table, write_predictions
+from mgcma_jax.training.results import (
+  figures,
+  table,
+  write_predictions,
+  write_representations,
+)
 from mgcma_jax.training.run_folder import (
   check_config,
   read_json,
@@ -137,6 +142,7 @@ def _test(
     'corpus': {
       'name': setup.test.corpus.name,
       'sha256': setup.test.corpus.sha256,
+      'sessions': list(setup.test.corpus.sessions),
     },
     'versions': {name: version(name) for name in PACKAGES}
     | {'python': platform.python_version()},
@@ -145,7 +151,13 @@ def _test(
     'time.host': platform.node(),
     'time.seconds': time.monotonic() - started,
   }
-  write_predictions(workdir / 'predictions.csv', predictions, card.classes)
+  write_predictions(
+    workdir / 'predictions.csv',
+    predictions,
+    card.classes,
+    frozenset(setup.train.token_ids),
+  )
+  write_representations(workdir / 'representations.npz', predictions)
   write_json(workdir / 'result.json', result)
   return Result(workdir, result)
 

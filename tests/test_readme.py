@@ -159,3 +159,17 @@ def test_the_experiment_against_pytorch(tiny_corpus, tmp_path):
   corpus = f'--config.data={tiny_corpus} --config.batch_size=4'
   corpus += ' --config.model.modalities=text'  # compiles faster
   assert '| UA |' in run(f'{replaced(compare, places)} {SMALL} {corpus}')
+
+
+def test_crossval(tiny_corpus, tmp_path):
+  (command,) = [c for c in COMMANDS if c.startswith('mgcma_jax.crossval')]
+  places = {
+    'runs/mgcma': tmp_path,
+    'S0,S1,S2,S3,S4 --seeds=3': 'S4 --seeds=1 --folds=2',
+  }
+  corpus = f'--config.data={tiny_corpus} --config.validation_share=0.3'
+  text = '--config.model.modalities=text'  # compiles faster
+  shown = run(f'{replaced(command, places)} {SMALL} {corpus} {text}')
+  assert '1 runs: 1 systems (S4) x 1 folds x 1 seeds' in shown
+  assert re.search(r'^S4 +1/1 +\d+\.\d+', shown, re.MULTILINE)
+  assert (tmp_path / 'S4' / 'session2' / 'seed0' / 'result.json').exists()

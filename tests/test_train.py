@@ -68,6 +68,33 @@ def test_a_run_leaves_what_it_promises(finished):
     assert row['prediction'] == result.figures['labels'][np.argmax(p)]
     entropy = -sum(x * np.log(x) for x in p) / np.log(4)
     assert abs(float(row['entropy']) - entropy) < 1e-5
+    assert row['agreement'] == ''  # the tiny corpus has no votes
+
+
+def test_which_texts_training_has_seen(finished, config):
+  """The text of utterances 2k and 2k + 1 is the same but for their label."""
+  workdir, _ = finished
+  setup = make_setup(config)
+  words = {entry.utterance.text for entry in setup.train.entries}
+  with (workdir / 'predictions.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  test = {
+    e.utterance.name: e.utterance.text for e in make_setup(config).test.entries
+  }
+  seen = [row['text_in_training'] for row in rows]
+  assert seen == [str(int(test[row['utterance']] in words)) for row in rows]
+
+
+def test_representations(finished):
+  workdir, result = finished
+  arrays = np.load(workdir / 'representations.npz')
+  stages = ('encoders', 'dam', 'tam', 'iam')
+  assert set(arrays) == {f'{s}_{m}' for s in stages for m in ('speech', 'text')}
+  assert all(x.shape == (12, 16) for x in arrays.values())
+  length = np.linalg.norm(arrays['iam_text'].astype(float), axis=1)
+  assert np.allclose(length, 1, atol=1e-3)
+  # DAM comes first, IAM after TAM: by then the streams have met.
+  assert result.figures['retrieval'].keys() == {'gaussians'}
 
 
 def test_metrics_have_neither_gap_nor_double(finished):

@@ -8,6 +8,7 @@ import numpy as np
 
 from mgcma_jax.inputs.corpus import Corpus, Entry
 
+HOLD_OUT = ('dialogues', 'speaker', 'utterances')
 # With fewer, holding one out would change what training sees too much.
 MIN_TRAINING_SPEAKERS = 4
 
@@ -30,7 +31,11 @@ class Splits:
 
 
 def leave_one_session_out(
-  corpus: Corpus, test_session: str, validation_share: float, seed: int
+  corpus: Corpus,
+  test_session: str,
+  validation_share: float,
+  seed: int,
+  hold_out: str | None = None,
 ) -> Splits:
   """Tests on one session and holds out a share of the others.
 
@@ -43,13 +48,15 @@ def leave_one_session_out(
     test_session: such as 'session1'.
     validation_share: of the training utterances, in [0, 1); 0 holds out none.
     seed: of the choice.
+    hold_out: one of HOLD_OUT; None: the first that the corpus allows.
 
   Returns:
     The three sets, without a common utterance, dialogue or (where a speaker
     is held out) speaker.
 
   Raises:
-    ValueError: an unknown session, no session to train on, or a class that
+    ValueError: an unknown session, a way of holding out that the corpus does
+      not allow, no session to train on, or a class that
       training would not see.
   """
   test = tuple(corpus.utterances([test_session]))
@@ -60,7 +67,7 @@ def leave_one_session_out(
       'leaves nothing to train on'
     )
   rest = corpus.utterances(others)
-  names, held_out = _hold_out(rest, validation_share, seed)
+  names, held_out = _hold_out(rest, validation_share, seed, hold_out)
   train = tuple(e for e in rest if e.utterance.name not in names)
   validation = tuple(e for e in rest if e.utterance.name in names)
   missing = {e.utterance.label for e in rest} - {
@@ -75,16 +82,28 @@ def leave_one_session_out(
 
 
 def _hold_out(
-  entries: Sequence[Entry], share: float, seed: int
+  entries: Sequence[Entry], share: float, seed: int, how: str | None
 ) -> tuple[set[str], str]:
   """Names of the held-out utterances, and what they are."""
   if share == 0:
     return set(), 'nothing'
   speakers = {e.utterance.speaker for e in entries}
-  if all(e.utterance.dialogue for e in entries):
+  allowed = {
+    'dialogues': all(e.utterance.dialogue for e in entries),
+    'speaker': len(speakers) > MIN_TRAINING_SPEAKERS,
+    'utterances': True,
+  }
+  how = how or next(way for way in HOLD_OUT if allowed[way])
+  if not allowed.get(how):
+    raise ValueError(
+      f'config.hold_out={how!r}: choose one of '
+      f'{[way for way in HOLD_OUT if allowed[way]]}, which this corpus allows, '
+      'or None'
+    )
+  if how == 'dialogues':
     names, count = _stratified(entries, 'dialogue', share, seed)
     return names, f'{count} whole dialogues, stratified by class'
-  if len(speakers) > MIN_TRAINING_SPEAKERS:
+  if how == 'speaker':
     rng = np.random.Generator(np.random.Philox(seed))
     speaker = sorted(speakers)[int(rng.integers(len(speakers)))]
     names = {

@@ -14,7 +14,7 @@ from mgcma_jax import metrics
 from mgcma_jax.inputs.pipeline import Examples, batches
 from mgcma_jax.inputs.plan import Buckets, PlannedBatch, evaluation_plan
 from mgcma_jax.model import MGCMA, MGCMAConfig
-from mgcma_jax.structs import Batch
+from mgcma_jax.structs import Batch, Pair
 from mgcma_jax.training.optim import Params
 from mgcma_jax.training.sharding import split
 from mgcma_jax.training.steps import Evaluated, evaluation_step
@@ -45,12 +45,16 @@ class Predictions:
     examples: the N utterances.
     probability_NC: rows sum to 1.
     gaussians: the DAM's; None without it.
+    instances: the IAM's vectors; None without it.
+    streams: pooled streams after the encoders and after each module.
     losses: means of the losses and their statistics.
   """
 
   examples: Examples
   probability_NC: Float[np.ndarray, 'N C']
   gaussians: Gaussians | None
+  instances: Pair | None
+  streams: dict[str, Pair]
   losses: dict[str, float]
 
   @property
@@ -112,12 +116,17 @@ def predict(
     parts.append(
       jax.tree.map(
         lambda x, rows=rows: x[rows],
-        (evaluated.probability_BC, evaluated.gaussians),
+        (
+          evaluated.probability_BC,
+          evaluated.gaussians,
+          evaluated.instances,
+          evaluated.streams,
+        ),
       )
     )
     between()
   place = np.argsort(order)
-  probability_NC, pair = jax.tree.map(
+  probability_NC, pair, instances, streams = jax.tree.map(
     lambda *x: np.concatenate(x)[place], *parts
   )
   return Predictions(
@@ -130,6 +139,8 @@ def predict(
       pair.text.mu_BD,
       pair.text.sigma_BD,
     ),
+    instances,
+    streams,
     {name: mean.compute() for name, mean in means.items()},
   )
 

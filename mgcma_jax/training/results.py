@@ -5,44 +5,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from mgcma_jax import metrics
-from mgcma_jax.alignment.distribution_based import wasserstein2_squared
-from mgcma_jax.model import MGCMAConfig
+from mgcma_jax.inputs.records import Utterance
 from mgcma_jax.training.evaluation import Predictions
+from mgcma_jax.training.retrieval import line, retrieval
 from mgcma_jax.training.run_folder import ModelCard
-
-
-def unseen(model: MGCMAConfig) -> bool:
-  """Whether the DAM's Gaussians have not seen the other stream: there is a
-  DAM, and no TAM before it."""
-  before, dam, _ = ' '.join(model.modules).partition('dam')
-  return bool(dam) and 'tam' not in before
-
-
-def retrieval(predictions: Predictions) -> dict[str, float | int]:
-  """Speech->text retrieval by the smallest squared Wasserstein distance.
-
-  Args:
-    predictions: with Gaussians.
-
-  Returns:
-    R@1 and R@5 in [0, 1], and what chance gives, among all N texts.
-  """
-  g = predictions.gaussians
-  distance_NN = np.asarray(
-    jax.jit(wasserstein2_squared)(
-      g.mu_speech, g.sigma_speech, g.mu_text, g.sigma_text
-    )
-  )
-  text_id_N = np.array(predictions.examples.text_ids)
-  figures = {'candidates': len(text_id_N)}
-  for k in (1, 5):
-    hit, chance = metrics.recall_at_k(distance_NN, text_id_N, k)
-    figures |= {f'R@{k}': hit, f'chance_R@{k}': chance}
-  return figures
 
 
 def figures(predictions: Predictions, card: ModelCard) -> dict[str, Any]:
@@ -69,33 +38,71 @@ def figures(predictions: Predictions, card: ModelCard) -> dict[str, Any]:
     'F1': [None if math.isnan(f) else f for f in metrics.f1_scores(counts_CC)],
     'confusion_matrix': counts_CC.tolist(),
     'losses': predictions.losses,
-  } | ({'retrieval': retrieval(predictions)} if unseen(card.model) else {})
+    'retrieval': retrieval(predictions, card.model),
+  }
+
+
+def agreement(utterance: Utterance) -> float | None:
+  """Share of the annotators' votes that are for the label; None: no votes."""
+  votes = utterance.votes
+  return votes.count(utterance.label) / len(votes) if votes else None
 
 
 def write_predictions(
-  path: Path, predictions: Predictions, classes: tuple[str, ...]
+  path: Path,
+  predictions: Predictions,
+  classes: tuple[str, ...],
+  training_texts: frozenset[tuple[int, ...]] | None,
 ) -> None:
-  """predictions.csv: one row for each utterance of the split."""
+  """predictions.csv: one row for each utterance of the split.
+
+  Args:
+    path: of the file.
+    predictions: of the split.
+    classes: words of the C classes.
+    training_texts: token ids of all that the model was trained on; None where
+      that is not known.
+  """
+  examples = predictions.examples
   prediction_N = predictions.probability_NC.argmax(1)
   numbers = [*predictions.probability_NC.T, predictions.entropy_N]
-  if (g := predictions.gaussians) is not None:
+  g = predictions.gaussians
+  if g is not None:
     numbers += [g.log_sigma('speech'), g.log_sigma('text')]
   with path.open('w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(
       ['utterance', 'session', 'dialogue', 'speaker', 'gender', 'style']
-      + ['label', 'prediction']
+      + ['agreement', 'text_in_training', 'label', 'prediction']
       + [f'p_{name}' for name in classes]
       + ['entropy', 'log_sigma_speech', 'log_sigma_text']
     )
-    for i, entry in enumerate(predictions.examples.entries):
-      u = entry.utterance
+    for i, entry in enumerate(examples.entries):
+      u, agreed, seen = entry.utterance, agreement(entry.utterance), ''
+      if training_texts is not None:
+        seen = int(examples.token_ids[i] in training_texts)
       writer.writerow(
-        [u.name, u.session, u.dialogue, u.speaker, u.gender, u.style, u.label]
-        + [classes[prediction_N[i]]]
+        [u.name, u.session, u.dialogue, u.speaker, u.gender, u.style]
+        + ['' if agreed is None else f'{agreed:.6f}', seen]
+        + [u.label, classes[prediction_N[i]]]
         + [f'{column_N[i]:.6f}' for column_N in numbers]
         + ['', ''] * (g is None)
       )
+
+
+def write_representations(path: Path, predictions: Predictions) -> None:
+  """representations.npz: <stage>_<modality> [N, D], float16, in the order of
+  predictions.csv; 'iam' are the vectors of Eq. (9)."""
+  stages = {k: v for k, v in predictions.streams.items() if k != 'iam'}
+  if predictions.instances is not None:
+    stages['iam'] = predictions.instances
+  arrays = {
+    f'{stage}_{modality}': x.astype(np.float16)
+    for stage, pair in stages.items()
+    for modality, x in (('speech', pair.speech), ('text', pair.text))
+    if x is not None
+  }
+  np.savez(path, **arrays)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -120,13 +127,7 @@ def table(result: dict[str, Any]) -> str:
       + ''.join(str(n).rjust(width) for n in row)
       + shown.rjust(width)
     )
-  if retrieved := result.get('retrieval'):
-    lines += [
-      '',
-      f'speech->text retrieval among {retrieved["candidates"]}: '
-      f'R@1 {100 * retrieved["R@1"]:.1f} '
-      f'(chance {100 * retrieved["chance_R@1"]:.1f}), '
-      f'R@5 {100 * retrieved["R@5"]:.1f} '
-      f'(chance {100 * retrieved["chance_R@5"]:.1f})',
-    ]
+  if result['retrieval']:
+    lines += ['']
+  lines += [line(*item) for item in result['retrieval'].items()]
   return '\n'.join(lines)

@@ -217,7 +217,11 @@ def make_setup(config: ConfigDict) -> Setup:
       'config.model.modalities="speech", or prepare it again with its text'
     )
   splits = leave_one_session_out(
-    corpus, config.test_session, config.validation_share, config.seed
+    corpus,
+    config.test_session,
+    config.validation_share,
+    config.seed,
+    config.hold_out,
   )
   tokenizer = load_tokenizer(config.vocab or corpus.vocab)
   model, weights = _model(config, corpus.labels, tokenizer)

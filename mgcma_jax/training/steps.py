@@ -51,11 +51,15 @@ class Evaluated:
   Attributes:
     probability_BC: softmax of the logits.
     gaussians: the DAM's; None without it.
+    instances: the IAM's vectors; None without it.
+    streams: pooled streams after the encoders and after each module.
     means: the losses and their statistics over the valid rows.
   """
 
   probability_BC: Leaf
   gaussians: Leaf
+  instances: Leaf
+  streams: Leaf
   means: Leaf
 
 
@@ -111,4 +115,10 @@ def evaluation_step(model: MGCMA, params: Params, batch: Batch) -> Evaluated:
   """Probabilities and Gaussians of a batch, without dropout."""
   outputs: Outputs = model.apply({'params': params}, batch, deterministic=True)
   _, means = mgcma_loss(outputs, batch, model.config)
-  return Evaluated(jax.nn.softmax(outputs.logits_BC), outputs.gaussians, means)
+  return Evaluated(
+    jax.nn.softmax(outputs.logits_BC),
+    outputs.gaussians,
+    outputs.instances,
+    outputs.streams,
+    means,
+  )

@@ -86,6 +86,29 @@ def test_with_few_speakers_single_utterances_are_held_out():
   assert 'utterances, stratified' in splits.held_out
 
 
+def test_the_way_of_holding_out_can_be_chosen():
+  c = corpus()
+  spoken = leave_one_session_out(c, 'session1', 0.1, 0, 'speaker')
+  (speaker,) = values(spoken.validation, 'speaker')
+  assert speaker not in values(spoken.train, 'speaker')
+  single = leave_one_session_out(c, 'session1', 0.1, 0, 'utterances')
+  assert single.held_out.endswith('utterances, stratified by class')
+  shared = values(single.train, 'dialogue') & values(
+    single.validation, 'dialogue'
+  )
+  assert shared  # which whole dialogues would not be
+
+
+@pytest.mark.parametrize(
+  ('how', 'allowed'),
+  [('dialogues', 'utterances'), ('speaker', 'utterances'), ('cats', 'utter')],
+)
+def test_a_way_that_the_corpus_does_not_allow(how, allowed):
+  c = corpus(num_sessions=3, dialogues=False)
+  with pytest.raises(ValueError, match=f"hold_out='{how}': choose.*{allowed}"):
+    leave_one_session_out(c, 'session1', 0.1, 0, how)
+
+
 def test_no_share_holds_nothing_out():
   splits = leave_one_session_out(corpus(), 'session1', 0.0, 0)
   assert (len(splits.train), splits.validation) == (320, ())
