@@ -6,20 +6,27 @@ from collections.abc import Callable
 from absl import app, logging
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[..., None], *names: str) -> None:
   """Runs a command's `main` after its flags are read.
 
   What the user can mend ends as one message with exit code 1, and not as a
   traceback.
+
+  Args:
+    main: takes the arguments that are not flags.
+    names: what these are called.
   """
 
   def guarded(argv: list[str]) -> None:
-    if len(argv) > 1:
-      raise app.UsageError(f'unexpected argument {argv[1]!r}')
+    given = argv[1:]
+    if len(given) > len(names):
+      raise app.UsageError(f'unexpected argument {given[len(names)]!r}')
+    if len(given) < len(names):
+      raise app.UsageError(f'<{names[len(given)]}> is missing')
     # Orbax warns of its own defaults.
     logging.set_verbosity(logging.ERROR)
     try:
-      main()
+      main(*given)
     except (ValueError, OSError) as error:
       sys.exit(f'error: {error}')
 

@@ -201,7 +201,7 @@ def main() -> None:
   workers = Workers(train_and_evaluate, values.jobs)
   print(describe(runs, workers.jobs), flush=True)
   failed = train_all(runs, workers)
-  print(f'\n{summary(runs)}')
+  print(f'\n{summary(runs)}\n\npython -m mgcma_jax.report {workdir}')
   if failed:
     named = '\n'.join(f'  {name}: {error}' for name, error in failed.items())
     raise ValueError(

@@ -14,6 +14,7 @@ LAYERS = [
   {'model_config'},
   {'model', 'objective', 'torch_weights'},
   {'training'},
+  {'reporting'},
   {'command'},
 ]
 COMMANDS = {'train', 'evaluate', 'predict'}  # that other commands may import

@@ -173,3 +173,7 @@ def test_crossval(tiny_corpus, tmp_path):
   assert '1 runs: 1 systems (S4) x 1 folds x 1 seeds' in shown
   assert re.search(r'^S4 +1/1 +\d+\.\d+', shown, re.MULTILINE)
   assert (tmp_path / 'S4' / 'session2' / 'seed0' / 'result.json').exists()
+  (report,) = [c for c in COMMANDS if c.startswith('mgcma_jax.report')]
+  assert run(replaced(report, places)).endswith('report.html\n')
+  page = (tmp_path / 'report' / 'report.md').read_text()
+  assert 'S4: session1/seed0, session3/seed0' in page
