@@ -84,13 +84,16 @@ def _runs(page: Page, systems: Sequence[System]) -> None:
 
 def _tables(page: Page, systems: Sequence[System]) -> None:
   page.heading('The systems, beside the paper’s figures')
-  page.text(
-    'Δ, p and Holm are against S0 (or the first system), paired: p by '
-    'a permutation test in which each dialogue’s predictions may change sides, '
-    'Holm corrected for all systems on this page.'
-  )
   for i, (title, table) in enumerate(tables.comparison(systems).items()):
     page.table(table, f'systems_{i + 1}', title)
+  if (table := tables.differences(systems)) is not None:
+    page.table(
+      table, 'differences', 'Differences, pooled and paired, in points'
+    )
+    page.text(
+      'p by a permutation test in which the predictions for each dialogue may '
+      'change sides; Holm: corrected for the number of systems in this table.'
+    )
   page.table(
     tables.baselines(systems), 'table_1', 'Table I, IEMOCAP as published'
   )
@@ -173,7 +176,7 @@ def _representations(page: Page, by_name: dict[str, System]) -> None:
   session, seed = min((run.session, run.seed) for run in runs)
   path = page.folder / 'representations.png'
   page.text(
-    f't-SNE of the test session {session}, seed {seed}: speech hollow, text '
+    f't-SNE of {session}, the test session, seed {seed}: speech hollow, text '
     'filled, one marker for each class. Distances between panels mean nothing.'
   )
   page.picture(

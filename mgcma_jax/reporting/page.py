@@ -8,7 +8,7 @@ import markdown
 import pandas as pd
 
 LOOKS = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 80em; margin: 2em auto;
   padding: 0 1em; color: #111; background: #fff; }
 table { border-collapse: collapse; margin: 1em 0; display: block;
   overflow-x: auto; }

@@ -62,7 +62,7 @@ def plain(system: System) -> dict[str, str]:
   """Mean ± sd over folds and seeds, and pooled over all utterances; nothing
   where a run is missing."""
   if system.missing:
-    gap = f'{GAP} {len(system.missing)} runs missing'
+    gap = f'{GAP} runs missing: {len(system.missing)}'
     return {'WA': gap, 'UA': gap, 'pooled WA': GAP, 'pooled UA': GAP}
   cells = {}
   for figure in ('WA', 'UA'):
@@ -75,29 +75,35 @@ def plain(system: System) -> dict[str, str]:
   return cells
 
 
-def against(
-  systems: Sequence[System], reference: System
-) -> dict[str, dict[str, str]]:
-  """Pooled differences from the reference, by system: intervals and p.
+def differences(systems: Sequence[System]) -> pd.DataFrame | None:
+  """Pooled differences from S0 (or the first system), with intervals and p.
 
-  Holm's correction counts every system but the reference, for WA and UA apart.
+  Holm's correction counts every other complete system, for WA and UA apart.
+
+  Args:
+    systems: those that there are.
+
+  Returns:
+    A table of text; None where the reference or all others have gaps.
   """
+  reference = next((s for s in systems if s.name == 'S0'), systems[0])
   others = [s for s in systems if s is not reference and not s.missing]
-  cells: dict[str, dict[str, str]] = {system.name: {} for system in others}
-  if reference.missing:
-    return cells
+  if reference.missing or not others:
+    return None
   base_URCC = reference.counts()
+  counts = [system.counts() for system in others]
+  table = pd.DataFrame(index=[_marked(system) for system in others])
   for figure in ('WA', 'UA'):
-    counts = [system.counts() for system in others]
     p_K = [permutation_p(figure, base_URCC, x_URCC) for x_URCC in counts]
-    for system, x_URCC, p, corrected in zip(others, counts, p_K, holm(p_K)):
-      difference = bootstrap(figure, x_URCC, base_URCC)
-      cells[system.name] |= {
-        f'Δ{figure}': percent(difference, '+'),
-        f'p {figure}': f'{p:.4f}',
-        f'Holm {figure}': f'{corrected:.4f}',
-      }
-  return cells
+    found = [bootstrap(figure, x_URCC, base_URCC) for x_URCC in counts]
+    table[f'Δ{figure}'] = [percent(difference, '+') for difference in found]
+    table[f'p {figure}'] = [f'{p:.4f}' for p in p_K]
+    table[f'Holm {figure}'] = [f'{p:.4f}' for p in holm(p_K)]
+  return table.rename_axis(f'against {reference.name}')
+
+
+def _marked(system: System) -> str:
+  return system.name + ' ORACLE' * system.oracle
 
 
 def comparison(systems: Sequence[System]) -> dict[str, pd.DataFrame]:
@@ -110,30 +116,28 @@ def comparison(systems: Sequence[System]) -> dict[str, pd.DataFrame]:
     Tables of text, by title.
   """
   by_name = {system.name: system for system in systems}
-  reference = by_name.get('S0', systems[0])
-  differences = against(systems, reference)
   named = {name for names in TABLES.values() for name in names}
   tables = TABLES | {'Other systems': sorted(set(by_name) - named)}
   shown = {}
   for title, names in tables.items():
     if not set(names) & set(by_name):
       continue
-    rows = [_row(name, by_name.get(name), differences) for name in names]
+    rows = [_row(name, by_name.get(name)) for name in names]
     shown[title] = pd.DataFrame(rows).set_index('system').fillna(GAP)
   return shown
 
 
-def _row(name, system, differences):
+def _row(name, system):
   wa, ua = PAPER.get(name, (None, None))
   row = {
-    'system': name + (' ORACLE' if system and system.oracle else ''),
+    'system': _marked(system) if system else name,
     'modules': modules(name),
     'paper WA': GAP if wa is None else f'{wa:.2f}',
     'paper UA': GAP if ua is None else f'{ua:.2f}',
   }
   if system is None:
     return row | {'WA': f'{GAP} not run', 'UA': f'{GAP} not run'}
-  return row | plain(system) | differences.get(name, {})
+  return row | plain(system)
 
 
 def baselines(systems: Sequence[System]) -> pd.DataFrame:

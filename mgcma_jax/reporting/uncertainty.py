@@ -128,8 +128,10 @@ def auroc(
 
 
 def _correlation(table: pd.DataFrame) -> str:
+  """Over utterances, each with the mean of its value over the seeds."""
   voted = table[table['agreement'].notna()]
-  if voted['agreement'].nunique() < 2:
+  mean = voted.groupby('utterance')[['value', 'agreement']].mean()
+  if mean['agreement'].nunique() < 2:
     return '—'
-  found = stats.spearmanr(voted['value'], 1 - voted['agreement'].astype(float))
-  return f'{found.statistic:+.3f} (p {found.pvalue:.3f}, n {len(voted)})'
+  found = stats.spearmanr(mean['value'], 1 - mean['agreement'])
+  return f'{found.statistic:+.3f} (p {found.pvalue:.3f}, n {len(mean)})'

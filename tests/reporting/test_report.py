@@ -50,19 +50,19 @@ def test_pooled_figures_are_those_of_scikit_learn(systems):
 
 
 def test_differences_are_against_s0(systems):
-  found = tables.against(list(systems.values()), systems['S0'])
-  assert found.keys() == {'S4'}
+  found = tables.differences(list(systems.values()))
+  assert list(found.index) == ['S4'] and found.index.name == 'against S0'
   # S4 is right in 5 of 8, S0 in 6.5 of 8.
-  assert found['S4']['ΔWA'].startswith('-18.75 [')
-  assert found['S4']['p WA'] == found['S4']['Holm WA']
+  assert found.loc['S4', 'ΔWA'].startswith('-18.75 [')
+  assert found.loc['S4', 'p WA'] == found.loc['S4', 'Holm WA']
 
 
 def test_a_missing_run_leaves_a_gap(workdir):
   shutil.rmtree(workdir / 'S4' / 's2' / 'seed1')
   s0, s4 = read_systems(workdir)
   assert not s0.missing and s4.missing == ('s2/seed1',)
-  assert tables.plain(s4)['WA'] == '— 1 runs missing'
-  assert tables.against([s0, s4], s0) == {}
+  assert tables.plain(s4)['WA'] == '— runs missing: 1'
+  assert tables.differences([s0, s4]) is None
   text = (report(workdir).parent / 'report.md').read_text()
   assert '- S4: s2/seed1' in text
   (row,) = re.findall(r'^\| S4 .*$', text, re.MULTILINE)
@@ -146,7 +146,7 @@ def test_the_page_holds_everything(workdir):
   ):
     assert title in text
   assert '— not run' in text and '78.87' in text
-  shown = pd.read_csv(folder / 'systems_1.csv', index_col='system')
+  shown = pd.read_csv(folder / 'differences.csv', index_col='against S0')
   assert shown.loc['S4', 'ΔWA'].startswith('-18.75')
   assert (folder / 'report.md').read_text().startswith('# MGCMA: toy')
 
