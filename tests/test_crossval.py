@@ -136,5 +136,9 @@ def test_each_process_sees_one_device(monkeypatch):
 def test_more_jobs_than_devices(monkeypatch):
   monkeypatch.setattr(workers, 'local_devices', lambda: ('gpu', 2))
   assert workers.Workers(fake_training.train, None).jobs == 2
+  monkeypatch.setattr(workers, 'local_devices', lambda: ('cpu', 2))
+  assert workers.Workers(fake_training.train, None).jobs == 1
+  assert workers.Workers(fake_training.train, 3).jobs == 3
+  monkeypatch.setattr(workers, 'local_devices', lambda: ('gpu', 2))
   with pytest.raises(ValueError, match='--jobs=3: choose 1 to 2'):
     workers.Workers(fake_training.train, 3)

@@ -75,16 +75,13 @@ class Workers:
   """
 
   def __init__(self, train: Train, jobs: int | None):
-    """jobs: None for one per device. More than devices only on the CPU, whose
-    cores they share out."""
+    """jobs: None for one per device, on the CPU one. More than devices only on
+    the CPU, whose cores they share out."""
     self.platform, count = local_devices()
-    if self.platform == 'cpu':
-      count = len(os.sched_getaffinity(0))
     self.jobs = jobs or (1 if self.platform == 'cpu' else count)
-    if not 1 <= self.jobs <= count:
+    if self.jobs < 1 or (self.jobs > count and self.platform != 'cpu'):
       raise ValueError(
-        f'--jobs={jobs}: choose 1 to {count}, as this host has {count} '
-        f'{"cores" if self.platform == "cpu" else "devices"}'
+        f'--jobs={jobs}: choose 1 to {count}, as this host has {count} devices'
       )
     self.train = train
     self.running: dict[str, BaseProcess] = {}
