@@ -47,8 +47,8 @@ def test_the_interval_is_that_of_the_binomial(rng):
 
 def test_whole_dialogues_are_drawn(rng):
   """Dialogues that are right or wrong as a whole: far less is known."""
-  label_N, unit_N = np.zeros(400, int), [f'd{i % 20}' for i in range(400)]
-  right = np.arange(400) % 20 < 14
+  label_N, unit_N = np.zeros(400, int), [f'd{i // 20}' for i in range(400)]
+  right = np.arange(400) // 20 < 14
   counts = significance.unit_counts(
     label_N, np.where(right, 0, 1)[None], unit_N, 2
   )

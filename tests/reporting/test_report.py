@@ -92,6 +92,8 @@ def test_groups(systems):
   # Odd places are seen. Seed 0 errs at 3 in s1, and at 1 and 2 in s2.
   assert shown.loc[1, 'predictions'] == 8
   assert shown.loc[1, 'WA'] == pytest.approx(100 * 6 / 8)
+  # Of each class one of two is right, and two of two.
+  assert shown.loc[1, 'UA'] == pytest.approx(75)
   assert shown.loc[0, 'WA'] == pytest.approx(100 * 7 / 8)
   assert groups.by_group(systems['S0'], 'style') is None
   assert set(groups.by_group(systems['S0'], 'speaker').index) == {
