@@ -48,9 +48,9 @@ def training_curves(system: System, path: Path) -> Path:
   with matplotlib.rc_context(STYLE):
     figure, ((left, right),) = _axes(1, 2)
     losses = {'loss_ce': 'L_CE', 'loss_da': 'L_DA', 'loss_ia': 'L_IA'}
+    logs = [run.metrics('train') for run in system.runs]
     for (name, label), line in zip(losses.items(), LINES):
-      curves = [run.metrics('train') for run in system.runs]
-      curves = [c.set_index('step')[name] for c in curves if name in c]
+      curves = [log.set_index('step')[name] for log in logs if name in log]
       if curves:
         mean = pd.concat(curves, axis=1).mean(axis=1)
         left.plot(mean.index, mean, line, color='black', label=label)

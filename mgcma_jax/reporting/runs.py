@@ -76,19 +76,24 @@ class System:
     """Words of the C classes."""
     return list(self.runs[0].result['labels'])
 
+  @property
+  def unit(self) -> str:
+    """What is independent: 'dialogue', without them 'speaker'."""
+    named = all((run.predictions['dialogue'] != '').all() for run in self.runs)
+    return 'dialogue' if named else 'speaker'
+
   def counts(self) -> Float[np.ndarray, 'U R C C']:
-    """Confusion matrices of each dialogue (without them: speaker), by seed."""
+    """Confusion matrices of each `unit`, by seed."""
     table = self.pooled.sort_values(['seed', 'utterance'], kind='stable')
     seeds = table['seed'].unique()
     first = table[table['seed'] == seeds[0]]
     prediction_RN = np.stack(
       [self._codes(part['prediction']) for _, part in table.groupby('seed')]
     )
-    unit = 'dialogue' if (first['dialogue'] != '').all() else 'speaker'
     return unit_counts(
       self._codes(first['label']),
       prediction_RN,
-      first[unit].tolist(),
+      first[self.unit].tolist(),
       len(self.classes),
     )
 

@@ -118,16 +118,17 @@ def comparison(systems: Sequence[System]) -> dict[str, pd.DataFrame]:
   by_name = {system.name: system for system in systems}
   named = {name for names in TABLES.values() for name in names}
   tables = TABLES | {'Other systems': sorted(set(by_name) - named)}
+  cells = {system.name: plain(system) for system in systems}
   shown = {}
   for title, names in tables.items():
     if not set(names) & set(by_name):
       continue
-    rows = [_row(name, by_name.get(name)) for name in names]
+    rows = [_row(name, by_name.get(name), cells) for name in names]
     shown[title] = pd.DataFrame(rows).set_index('system').fillna(GAP)
   return shown
 
 
-def _row(name, system):
+def _row(name, system, cells):
   wa, ua = PAPER.get(name, (None, None))
   row = {
     'system': _marked(system) if system else name,
@@ -137,7 +138,7 @@ def _row(name, system):
   }
   if system is None:
     return row | {'WA': f'{GAP} not run', 'UA': f'{GAP} not run'}
-  return row | plain(system)
+  return row | cells[name]
 
 
 def baselines(systems: Sequence[System]) -> pd.DataFrame:

@@ -83,14 +83,15 @@ def signals(system: System) -> pd.DataFrame:
   speakers), and Spearman's rank correlation with 1 - agreement.
   """
   table = system.pooled
-  unit = 'dialogue' if (table['dialogue'] != '').all() else 'speaker'
   rows = {}
   for name in SIGNALS:
     value = pd.to_numeric(table[name], errors='coerce')
     known = table[value.notna()].assign(value=value.dropna())
     if known.empty:
       continue
-    found = auroc(~right(known), known['value'].to_numpy(float), known[unit])
+    found = auroc(
+      ~right(known), known['value'].to_numpy(float), known[system.unit]
+    )
     ends = f'[{found.low:.3f}, {found.high:.3f}]'
     rows[name] = {
       'AUROC of errors': f'{found.value:.3f} {ends}',
