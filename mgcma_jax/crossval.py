@@ -9,9 +9,11 @@ does not stop the others. On a host with several devices one run each goes on
 side by side.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from mgcma_jax.model import SYSTEMS
 from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training.interrupt import Interrupted, interruptible
 from mgcma_jax.training.run_folder import check_config, read_json
+from mgcma_jax.training.timing import TIMING, time_run
 from mgcma_jax.training.workers import Workers
 
 
@@ -106,25 +109,49 @@ def _sessions(sessions: Sequence[str], folds: Sequence[str]) -> list[str]:
   return [by_name[fold] for fold in folds] or list(sessions)
 
 
-def estimate(runs: Sequence[Run], jobs: int) -> str:
-  """How long the unfinished runs take, judged by the finished ones."""
+def time_one(runs: Sequence[Run], jobs: int | None) -> float | None:
+  """How long the first run takes, judged by a few of its steps; None where it
+  cannot be timed, and why is printed.
+
+  Args:
+    runs: of a plan.
+    jobs: as many share the cores of a CPU.
+
+  Raises:
+    SystemExit: with 75, where SIGTERM or SIGINT interrupted.
+  """
+  run = runs[0]
+  print(f'timing some steps of {run.name} …', flush=True)
+  if failed := train_all([run], Workers(time_run, jobs)):
+    print(f'no estimate: {failed[run.name]}')
+    return None
+  return read_json(run.folder / TIMING)['time.seconds']
+
+
+def estimate(runs: Sequence[Run], jobs: int, timed: float | None) -> str:
+  """How long the unfinished runs take.
+
+  Args:
+    runs: of a plan; those that are finished tell it.
+    jobs: runs at a time.
+    timed: seconds of one, where none is finished.
+  """
   seconds: dict[str, list[float]] = {}
   for run in runs:
     if result := run.result:
       seconds.setdefault(run.system, []).append(result['time.seconds'])
-  if not seconds:
+  if not seconds and timed is None:
     return 'the first finished run will tell how long'
-  everything = np.mean([np.mean(times) for times in seconds.values()])
-  left = sum(
-    np.mean(seconds.get(run.system, everything))
-    for run in runs
-    if run.result is None
-  )
-  return f'about {left / jobs / 3600:.1f} h to go, as the finished ones took'
+  means = {system: np.mean(times) for system, times in seconds.items()}
+  other = np.mean(list(means.values())) if means else timed
+  left = sum(means.get(run.system, other) for run in runs if not run.result)
+  how = 'as the finished ones took' if seconds else 'at most, by these steps'
+  time_left = timedelta(minutes=math.ceil(left / jobs / 60))
+  return f'about {time_left} h to go, {how}'
 
 
 def describe(runs: Sequence[Run], jobs: int) -> str:
-  """What is going to happen, in a line or two."""
+  """What is going to happen, in a line."""
   finished = sum(run.result is not None for run in runs)
   systems = dict.fromkeys(run.system for run in runs)
   folds = dict.fromkeys(run.config.test_session for run in runs)
@@ -132,7 +159,7 @@ def describe(runs: Sequence[Run], jobs: int) -> str:
   return (
     f'{len(runs)} runs: {len(systems)} systems ({", ".join(systems)}) x '
     f'{len(folds)} folds x {len(seeds)} seeds; {finished} are finished; '
-    f'{jobs} at a time\n{estimate(runs, jobs)}'
+    f'{jobs} at a time'
   )
 
 
@@ -200,6 +227,9 @@ def main() -> None:
   )
   workers = Workers(train_and_evaluate, values.jobs)
   print(describe(runs, workers.jobs), flush=True)
+  untold = not any(run.result for run in runs)
+  timed = time_one(runs, values.jobs) if untold else None
+  print(estimate(runs, workers.jobs, timed), flush=True)
   failed = train_all(runs, workers)
   print(f'\n{summary(runs)}\n\npython -m mgcma_jax.report {workdir}')
   if failed:

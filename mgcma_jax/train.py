@@ -108,7 +108,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
     if loop.progress.epochs_done or int(loop.state.step):
       print(f'resuming after step {int(loop.state.step)}')
     if not loop.finished:
-      loop.compile()
+      loop.compile(loop.shapes)
       with Logbook(workdir, int(loop.state.step)) as logbook:
         loop(logbook)
   return _test(config, setup, loop, workdir, started)

@@ -11,6 +11,13 @@ from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
 from mgcma_jax.training.run_folder import check_config, write_json
 
 
+def time_run(config: ConfigDict, folder: Path) -> None:
+  """Fails in session2; elsewhere two hours."""
+  if config.test_session == 'session2':
+    raise ValueError('no power in session2')
+  write_json(folder / 'timing.json', {'time.seconds': 7200.0})
+
+
 def train(config: ConfigDict, folder: Path) -> str:
   """Fails in session2; elsewhere a finished run."""
   check_config(folder, config.to_dict())

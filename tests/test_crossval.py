@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from mgcma_jax.crossval import describe, plan_runs, summary, train_all
+from mgcma_jax import crossval
+from mgcma_jax.crossval import (
+  describe,
+  estimate,
+  plan_runs,
+  summary,
+  time_one,
+  train_all,
+)
 from mgcma_jax.training import workers
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
 from tests import fake_training
@@ -68,7 +76,8 @@ def test_failures_are_named_and_do_not_stop_the_rest(
   config, tmp_path, capsys, monkeypatch
 ):
   runs = plan_runs(config, tmp_path, ['S4'], 2, [])
-  assert 'the first finished run will tell' in describe(runs, jobs=2)
+  assert estimate(runs, 2, None) == 'the first finished run will tell how long'
+  assert 'about 3:00:00 h to go, at most' in estimate(runs, 2, 3600.0)
   pool = workers.Workers(fake_training.train, jobs=2)
   failed = train_all(runs, pool)
   assert failed.keys() == {'S4/session2/seed0', 'S4/session2/seed1'}
@@ -77,9 +86,9 @@ def test_failures_are_named_and_do_not_stop_the_rest(
   assert summary(runs).splitlines()[1].split() == [
     *('S4', '4/6', '55.00', '±', '5.77', '25.00', '±', '0.00')
   ]
-  shown = describe(runs, jobs=2)
-  assert '4 are finished' in shown
-  assert 'about 0.0 h to go' in shown  # two runs of 36 s, side by side
+  assert '4 are finished' in describe(runs, jobs=2)
+  # Two runs of 36 s, side by side.
+  assert 'about 0:01:00 h to go, as the finished' in estimate(runs, 2, 3600.0)
   log = tmp_path / 'S4' / 'session1' / 'seed0' / 'log.txt'
   assert log.read_text() == 'session1 is done\n'
 
@@ -89,6 +98,17 @@ def test_failures_are_named_and_do_not_stop_the_rest(
   )
   train_all(runs, pool)
   assert set(started) == failed.keys()
+
+
+def test_the_first_run_is_timed_before_any_is_finished(
+  config, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(crossval, 'time_run', fake_training.time_run)
+  runs = plan_runs(config, tmp_path, ['S4'], 1, ['1', '2'])
+  assert time_one(runs, jobs=1) == 7200.0
+  assert runs[0].result is None
+  assert time_one(runs[1:], jobs=1) is None
+  assert 'no estimate: error: no power in session2' in capsys.readouterr().out
 
 
 def test_another_config_is_refused_before_anything_starts(config, tmp_path):

@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Array, Bool
 from tqdm import tqdm
 
 from mgcma_jax.inputs.pipeline import Examples, batches
@@ -125,8 +126,8 @@ class Loop:
     epochs = range(self.progress.epochs_done, self.run.num_epochs)
     return sorted({b.shape for epoch in epochs for b in self.plan(epoch)})
 
-  def compile(self) -> None:
-    """Compiles the step for every shape, so that no epoch waits for it."""
+  def compile(self, shapes: Sequence[tuple[int, int, int]]) -> None:
+    """Compiles the step for these shapes, so that no epoch waits for it."""
     step = jax.jit(
       functools.partial(train_step, self.model, self.optimizer),
       donate_argnums=0,
@@ -136,11 +137,17 @@ class Loop:
       ),
       out_shardings=sharding.replicated(self.mesh),
     )
-    for shape in tqdm(self.shapes, 'compiling', unit='shape', leave=False):
+    for shape in tqdm(shapes, 'compiling', unit='shape', leave=False):
       self._compiled[shape] = step.lower(
         self.state, batch_shape(shape)
       ).compile()
       self._stop_if_asked()
+
+  def step(self, batch: Batch, shape: tuple[int, int, int]) -> Bool[Array, '']:
+    """One step of a compiled shape; whether its numbers were finite."""
+    batch = jax.device_put(batch, sharding.split(self.mesh))
+    self.state, finite = self._compiled[shape](self.state, batch)
+    return finite
 
   def __call__(self, logbook: Logbook) -> None:
     """Trains to the end, unless it is interrupted."""
@@ -165,8 +172,7 @@ class Loop:
     step, since = int(self.state.step), time.monotonic()
     before = None
     for planned, batch in bar:
-      batch = jax.device_put(batch, sharding.split(self.mesh))
-      self.state, finite = self._compiled[planned.shape](self.state, batch)
+      finite = self.step(batch, planned.shape)
       step += 1
       # One step behind, so that the device never waits for this check.
       self._check_finite(before)
