@@ -23,8 +23,8 @@ def run(main: Callable[..., None], *names: str) -> None:
       raise app.UsageError(f'unexpected argument {given[len(names)]!r}')
     if len(given) < len(names):
       raise app.UsageError(f'<{names[len(given)]}> is missing')
-    # Orbax warns of its own defaults.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax warns of its own defaults, and logs errors that it also raises.
+    logging.set_verbosity(logging.FATAL)
     try:
       main(*given)
     except (ValueError, OSError) as error:

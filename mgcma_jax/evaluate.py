@@ -14,13 +14,13 @@ from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.pipeline import Examples
 from mgcma_jax.inputs.plan import Buckets
 from mgcma_jax.training.evaluation import Predictions, test
+from mgcma_jax.training.files import write_json
 from mgcma_jax.training.results import figures, table, write_predictions
 from mgcma_jax.training.run_folder import (
   ModelCard,
   read_card,
   read_json,
   selected_params,
-  write_json,
 )
 from mgcma_jax.training.sharding import make_mesh, replicated
 

@@ -17,7 +17,9 @@ from ml_collections import ConfigDict, config_flags
 from mgcma_jax import command
 from mgcma_jax.training.checkpoint import Checkpoints
 from mgcma_jax.training.evaluation import test
+from mgcma_jax.training.files import write_json
 from mgcma_jax.training.interrupt import interruptible
+from mgcma_jax.training.lock import locked
 from mgcma_jax.training.logbook import Logbook
 from mgcma_jax.training.loop import Loop
 from mgcma_jax.training.results import (
@@ -30,7 +32,6 @@ from mgcma_jax.training.run_folder import (
   check_config,
   read_json,
   selected_params,
-  write_json,
   write_run,
 )
 from mgcma_jax.training.setup import Setup, make_setup
@@ -100,18 +101,21 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
     print(f'{workdir} is finished; remove it to train again')
     return Result(workdir, read_json(workdir / 'result.json'))
 
-  setup = make_setup(config)
-  write_run(workdir, config.to_dict(), setup.card)
-  with Checkpoints(workdir) as checkpoints, interruptible() as interruption:
-    loop = Loop(setup, checkpoints, interruption)
-    print(summary(setup, loop), flush=True)
-    if loop.progress.epochs_done or int(loop.state.step):
-      print(f'resuming after step {int(loop.state.step)}')
-    if not loop.finished:
-      loop.compile(loop.shapes)
-      with Logbook(workdir, int(loop.state.step)) as logbook:
-        loop(logbook)
-  return _test(config, setup, loop, workdir, started)
+  with locked(workdir), interruptible() as interruption:
+    setup = make_setup(config)
+    write_run(workdir, config.to_dict(), setup.card)
+    with Checkpoints(workdir) as checkpoints:
+      loop = Loop(setup, checkpoints, interruption)
+      print(summary(setup, loop), flush=True)
+      if loop.progress.epochs_done or int(loop.state.step):
+        print(f'resuming after step {int(loop.state.step)}')
+      if not loop.finished:
+        loop.compile(loop.shapes)
+        with Logbook(
+          workdir, int(loop.state.step), loop.progress.epochs_done
+        ) as logbook:
+          loop(logbook)
+      return _test(config, setup, loop, workdir, started)
 
 
 def _test(
@@ -128,6 +132,7 @@ def _test(
     run.eval_batch_size,
     run.reader_threads,
     loop.mesh,
+    loop.stop_if_asked,
   )
   result = figures(predictions, card) | {
     'protocol': setup.protocol,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from mgcma_jax.training.files import write_json
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
-from mgcma_jax.training.run_folder import check_config, write_json
+from mgcma_jax.training.run_folder import check_config
 
 
 def time_run(config: ConfigDict, folder: Path) -> None:

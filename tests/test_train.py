@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import resource
 import signal
+import time
 
 import jax
 import numpy as np
@@ -14,9 +16,11 @@ from mgcma_jax.export import export
 from mgcma_jax.inputs.pipeline import Examples, batches
 from mgcma_jax.inputs.plan import evaluation_plan
 from mgcma_jax.train import default_workdir, train_and_evaluate
-from mgcma_jax.training.checkpoint import restore_params
+from mgcma_jax.training import evaluation, loop
+from mgcma_jax.training.checkpoint import Checkpoints, restore_params
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
 from mgcma_jax.training.setup import make_setup
+from tests.soak.same import assert_same_run, metrics
 
 
 @pytest.fixture(scope='module')
@@ -36,18 +40,6 @@ def exported(finished, tmp_path_factory):
 @pytest.fixture
 def config(make_tiny_config):
   return make_tiny_config()
-
-
-def without_time(text):
-  fields = json.loads(text)
-  return {k: v for k, v in fields.items() if not k.startswith('time.')}
-
-
-def metrics(workdir):
-  return [
-    without_time(line)
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
-  ]
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -120,8 +112,8 @@ def test_the_best_epoch_is_the_first_of_the_highest_validation_ua(finished):
   best = max(validated, key=lambda x: x['UA'])
   assert result.figures['epoch'] == best['epoch']
   assert result.figures['validation_UA'] == best['UA']
-  (step,) = (workdir / 'checkpoints' / 'best').glob('[0-9]*')
-  assert int(step.name) == best['step']
+  steps = (workdir / 'checkpoints' / 'best').glob('[0-9]*')
+  assert max(int(step.name) for step in steps) == best['step']
 
 
 def test_evaluate_repeats_the_figures(finished):
@@ -155,11 +147,9 @@ def test_another_config_is_refused_by_key(finished, config):
     train_and_evaluate(config, workdir)
 
 
-def interrupt_after(monkeypatch, batches):
-  """SIGTERM to this process when so many batches have been trained on."""
-  from mgcma_jax.training import loop
-
-  real, count = loop.batches, 0
+def interrupt_after(monkeypatch, module, batches):
+  """SIGTERM to this process when so many of a module's batches were read."""
+  real, count = module.batches, 0
 
   def counting(*args):
     nonlocal count
@@ -167,9 +157,10 @@ def interrupt_after(monkeypatch, batches):
       count += 1
       if count == batches:
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)  # for the thread that sees it
       yield item
 
-  monkeypatch.setattr(loop, 'batches', counting)
+  monkeypatch.setattr(module, 'batches', counting)
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
@@ -179,32 +170,58 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
   workdir, result = finished
   epoch = max(x['step'] for x in metrics(workdir)) // 2
   with monkeypatch.context() as patch:
-    interrupt_after(patch, 2)
+    interrupt_after(patch, loop, 2)
     with pytest.raises(SystemExit) as stopped:
       train_and_evaluate(config, tmp_path)
   assert stopped.value.code == EXIT_INTERRUPTED
   assert not (tmp_path / 'result.json').exists()
   with monkeypatch.context() as patch:
-    interrupt_after(patch, epoch - 2)
+    interrupt_after(patch, loop, epoch - 2)
     with pytest.raises(SystemExit):
       train_and_evaluate(config, tmp_path)
   train_and_evaluate(config, tmp_path)
 
-  assert metrics(tmp_path) == metrics(workdir)
-  for name in ('predictions.csv', 'model.json'):
-    assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
-  ours, theirs = (
-    without_time((folder / 'result.json').read_text())
-    for folder in (tmp_path, workdir)
-  )
-  assert ours == theirs
-  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  for which in ('best', 'last'):
-    jax.tree.map(
-      np.testing.assert_array_equal,
-      restore_params(tmp_path, which, place),
-      restore_params(workdir, which, place),
-    )
+  assert_same_run(tmp_path, workdir)
+
+
+def test_an_interruption_of_the_test(config, tmp_path, monkeypatch, capsys):
+  config.select = 'last'
+  config.validation_share = 0.0
+  config.model.modalities = 'text'
+  config.num_epochs = 1
+  with monkeypatch.context() as patch:
+    interrupt_after(patch, evaluation, 1)
+    with pytest.raises(SystemExit) as stopped:
+      train_and_evaluate(config, tmp_path)
+  assert stopped.value.code == EXIT_INTERRUPTED
+  assert 'the same command goes on from there' in capsys.readouterr().out
+  assert not (tmp_path / 'result.json').exists()
+  assert train_and_evaluate(config, tmp_path).figures['epoch'] == 1
+
+
+# Orbax's threads leave their event loops.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_full_disk_costs_only_time(finished, config, tmp_path, monkeypatch):
+  """The second save cannot be written; with room again, the run goes on."""
+  workdir, _ = finished
+  real, count = Checkpoints.save_last, 0
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+  def save(*args):
+    nonlocal count
+    count += 1
+    if count == 2:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, limits[1]))
+    real(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Checkpoints, 'save_last', save)
+    match = r'last/\d+ cannot be written \(File too large'
+    with pytest.raises(OSError, match=match):
+      train_and_evaluate(config, tmp_path)
+  resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  train_and_evaluate(config, tmp_path)
+  assert_same_run(tmp_path, workdir)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_utterances(config, tmp_path):

@@ -1,21 +1,24 @@
 """Checkpoints of a run: the last states, and the best parameters.
 
 Two managers, as one that kept the best would delete the newest step when that
-is not the best one.
+is not the best one. A step counts once its manifest is written, and older ones
+are deleted only then: whenever a run is killed, a whole state is there, and the
+best parameters that belong to it.
 """
 
 import dataclasses
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from mgcma_jax.training.files import cannot_write
+from mgcma_jax.training.manifest import MANIFEST, damaged_files, write_manifest
 from mgcma_jax.training.optim import Params, combine
 from mgcma_jax.training.steps import TrainState
-
-TRASH = 'todelete'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,22 +40,33 @@ class Progress:
   plateau_epochs: int = 0
 
 
-def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+def _manager(folder: Path) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(
     folder.absolute(),
     options=ocp.CheckpointManagerOptions(
-      max_to_keep=keep,
       # Deletion renames first, so that a kill leaves no half-deleted step.
-      todelete_subdir=TRASH,
-      cleanup_tmp_directories=True,
+      todelete_subdir='deleted',
       enable_async_checkpointing=False,
     ),
   )
 
 
-def _empty_trash(folder: Path) -> None:
-  """todelete_subdir only renames; this frees the space."""
-  shutil.rmtree(folder / TRASH, ignore_errors=True)
+def _whole_steps(folder: Path) -> list[int]:
+  """Steps that were saved to their end, ascending."""
+  manifests = folder.glob(f'[0-9]*/{MANIFEST}')
+  return sorted(int(path.parent.name) for path in manifests)
+
+
+def _clean(folder: Path) -> None:
+  """Removes all else: what a killed run was saving or deleting.
+
+  Orbax leaves a save that failed where it is, and only renames what it
+  deletes; this frees the space.
+  """
+  whole = {str(step) for step in _whole_steps(folder)}
+  for path in folder.glob('*'):
+    if path.name not in whole:
+      shutil.rmtree(path)
 
 
 def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -62,14 +76,15 @@ def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 class Checkpoints:
-  """checkpoints/last: two whole states. checkpoints/best: parameters."""
+  """checkpoints/last: two whole states. checkpoints/best: the parameters that
+  are the best of each of them."""
 
   def __init__(self, workdir: Path):
     self.folder = workdir / 'checkpoints'
     for name in ('last', 'best'):
-      _empty_trash(self.folder / name)
-    self._last = _manager(self.folder / 'last', keep=2)
-    self._best = _manager(self.folder / 'best', keep=1)
+      _clean(self.folder / name)
+    self._last = _manager(self.folder / 'last')
+    self._best = _manager(self.folder / 'best')
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -84,13 +99,16 @@ class Checkpoints:
     return self._last.latest_step()
 
   def save_last(self, state: TrainState, progress: Progress) -> None:
-    """Saves the whole state; the two newest are kept."""
+    """Saves the whole state, unless this step's is there: what happened since,
+    the epoch's validation, follows from it again. The two newest are kept.
+
+    Raises:
+      OSError: it could not be written; those before are as they were.
+    """
     step = int(state.step)
     if step == self.last_step:
-      # The same step saved again, after its validation.
-      self._last.delete(step)
+      return
     self._save(
-      self._last,
       'last',
       step,
       ocp.args.Composite(
@@ -98,36 +116,74 @@ class Checkpoints:
         progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
       ),
     )
+    self._delete('last', self._last.all_steps()[:-2])
+    # A kept state's best is the newest one before it; older ones are no more.
+    before = [
+      s for s in self._best.all_steps() if s < min(self._last.all_steps())
+    ]
+    self._delete('best', before[:-1])
 
   def save_best(self, step: int, params: Params) -> None:
-    """Saves the parameters in place of the best so far."""
-    # Left by a run that was killed before it saved this epoch's state.
-    for stale in [s for s in self._best.all_steps() if s >= step]:
-      self._best.delete(stale)
+    """Saves the parameters, the best so far. Raises OSError as `save_last`."""
     self._save(
-      self._best,
-      'best',
-      step,
-      ocp.args.Composite(params=ocp.args.StandardSave(params)),
+      'best', step, ocp.args.Composite(params=ocp.args.StandardSave(params))
     )
 
-  def _save(self, manager, name, step, args):
-    if not manager.save(step, args=args, force=True):
-      raise OSError(f'{self.folder / name}: step {step} could not be saved')
-    manager.wait_until_finished()
-    _empty_trash(self.folder / name)
+  def _manager(self, name: str) -> ocp.CheckpointManager:
+    return {'last': self._last, 'best': self._best}[name]
+
+  def _save(self, name: str, step: int, args: ocp.args.Composite) -> None:
+    folder, manager = self.folder / name, self._manager(name)
+    try:
+      saved = manager.save(step, args=args, force=True)
+      manager.wait_until_finished()
+    except (OSError, ValueError, RuntimeError) as error:
+      # TensorStore raises ValueErrors where the disk is full.
+      raise cannot_write(folder / str(step), error) from error
+    if not saved:
+      raise OSError(f'{folder}: step {step} could not be saved')
+    write_manifest(folder / str(step))
+
+  def _delete(self, name: str, steps: Iterable[int]) -> None:
+    for step in steps:
+      self._manager(name).delete(step)
+    _clean(self.folder / name)
 
   def restore_last(
     self, state: TrainState, sharding: jax.sharding.Sharding
   ) -> tuple[TrainState, Progress]:
-    """The newest state; `state` gives shapes and dtypes.
+    """The newest undamaged state; `state` gives shapes and dtypes.
+
+    A damaged one is named and put into checkpoints/damaged.
 
     Raises:
-      ValueError: the state is that of another model.
+      ValueError: all states are damaged, or their best parameters, or they
+        are those of another model.
     """
+    while (step := self.last_step) is not None:
+      if files := damaged_files(self.folder / 'last' / str(step)):
+        self._set_aside(step, files)
+        continue
+      restored, progress = self._restore(step, state, sharding)
+      # Those of a time that has not come yet.
+      self._delete(
+        'best',
+        [s for s in self._best.all_steps() if s > progress.best_step],
+      )
+      if progress.best_step:
+        check_whole(self.folder / 'best' / str(progress.best_step))
+      return restored, progress
+    raise ValueError(
+      f'{self.folder / "last"} holds no state that is undamaged: remove '
+      f'{self.folder} to train from the start'
+    )
+
+  def _restore(
+    self, step: int, state: TrainState, sharding: jax.sharding.Sharding
+  ) -> tuple[TrainState, Progress]:
     try:
       restored = self._last.restore(
-        self.last_step,
+        step,
         args=ocp.args.Composite(
           state=ocp.args.StandardRestore(_abstract(state, sharding)),
           progress=ocp.args.JsonRestore(),
@@ -135,10 +191,30 @@ class Checkpoints:
       )
     except (ValueError, KeyError) as error:
       raise ValueError(
-        f'{self.folder / "last" / str(self.last_step)} does not fit this '
-        f'model: {error}'
+        f'{self.folder / "last" / str(step)} does not fit this model: {error}'
       ) from error
     return restored.state, Progress(**restored.progress)
+
+  def _set_aside(self, step: int, files: list[str]) -> None:
+    step_folder = self.folder / 'last' / str(step)
+    aside = self.folder / 'damaged' / str(step)
+    print(
+      f'{step_folder} is damaged ({", ".join(files)}): it now lies in {aside}, '
+      'and the step before it is used'
+    )
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    step_folder.rename(aside)
+    self._last.reload()
+
+
+def check_whole(step_folder: Path) -> None:
+  """Raises ValueError where a checkpoint's files are not as they were saved."""
+  if files := damaged_files(step_folder):
+    raise ValueError(
+      f'{step_folder} is damaged ({", ".join(files)} differ from {MANIFEST}): '
+      'copy it again from where it is sound, or train in another --workdir'
+    )
 
 
 def restore_params(
@@ -155,22 +231,17 @@ def restore_params(
     The whole tree.
 
   Raises:
-    ValueError: the run has no such checkpoint.
+    ValueError: the run has no such checkpoint, or it is damaged.
   """
   folder = workdir / 'checkpoints' / which
-  step = None
-  if folder.is_dir():
-    with ocp.CheckpointManager(
-      folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
-    ) as manager:
-      step = manager.latest_step()
-  if step is None:
+  steps = _whole_steps(folder)
+  if not steps:
     raise ValueError(
       f'{folder} holds no checkpoint: train with --workdir={workdir} first'
     )
-  item = (
-    folder.absolute() / str(step) / ('params' if which == 'best' else 'state')
-  )
+  step_folder = folder.absolute() / str(steps[-1])
+  check_whole(step_folder)
+  item = step_folder / ('params' if which == 'best' else 'state')
   with ocp.StandardCheckpointer() as checkpointer:
     tree = checkpointer.metadata(item).item_metadata.tree
     restored = checkpointer.restore(item, _abstract(tree, sharding))

@@ -153,6 +153,7 @@ def test(
   batch_size: int,
   num_threads: int,
   mesh: jax.sharding.Mesh,
+  between: Callable[[], None] = lambda: None,
 ) -> Predictions:
   """A model's predictions for a test set.
 
@@ -164,6 +165,7 @@ def test(
     batch_size: rows; the mesh's devices share them.
     num_threads: that read ahead.
     mesh: one axis, 'data'.
+    between: as in `predict`.
 
   Returns:
     Predictions in the order of `examples`.
@@ -176,4 +178,5 @@ def test(
     lambda batch: step(params, jax.device_put(batch, split(mesh))),
     'test',
     num_threads,
+    between,
   )

@@ -1,8 +1,11 @@
 """SIGTERM and Ctrl-C: finish the step, save, and exit with 75."""
 
+import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 # EX_TEMPFAIL of sysexits.h: run the same command again to go on.
 EXIT_INTERRUPTED = 75
@@ -24,24 +27,41 @@ class Interruption:
 
   requested = False
 
-  def _handle(self, number, frame):
-    if self.requested:
-      raise KeyboardInterrupt
-    self.requested = True
-    print(
-      f'\n{signal.Signals(number).name}: finishing this step, then saving; '
-      'once more ends at once'
-    )
+  def watch(self, signals: socket.socket) -> None:
+    """Reads the numbers of signals as they come, until the other end closes.
+
+    In a thread of its own: Python's handlers wait while XLA compiles.
+    """
+    while number := signals.recv(1):
+      name = signal.Signals(number[0]).name
+      if self.requested:
+        print(f'\n{name} again: ending at once', flush=True)
+        os._exit(128 + number[0])
+      self.requested = True
+      print(
+        f'\n{name}: finishing this step, then saving; once more ends at once',
+        flush=True,
+      )
 
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
   """Catches both signals inside the block. Only for the main thread."""
   interruption = Interruption()
+  reader, writer = socket.socketpair()
+  writer.setblocking(False)
+  watcher = Thread(target=interruption.watch, args=(reader,), daemon=True)
+  watcher.start()
+  wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
   numbers = (signal.SIGTERM, signal.SIGINT)
-  before = {n: signal.signal(n, interruption._handle) for n in numbers}
+  # A handler there must be, or the signal would end the process.
+  before = {n: signal.signal(n, lambda *_: None) for n in numbers}
   try:
     yield interruption
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+    signal.set_wakeup_fd(wakeup)
+    writer.close()
+    watcher.join()
+    reader.close()

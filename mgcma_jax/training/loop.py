@@ -141,7 +141,7 @@ class Loop:
       self._compiled[shape] = step.lower(
         self.state, batch_shape(shape)
       ).compile()
-      self._stop_if_asked()
+      self.stop_if_asked()
 
   def step(self, batch: Batch, shape: tuple[int, int, int]) -> Bool[Array, '']:
     """One step of a compiled shape; whether its numbers were finite."""
@@ -186,7 +186,7 @@ class Loop:
         self.checkpoints.save_last(self.state, self.progress)
       if self.interruption.requested:
         self._check_finite(before)
-        self._stop_if_asked()
+        self.stop_if_asked()
     self._check_finite(before)
 
   def _check_finite(self, before) -> None:
@@ -255,7 +255,7 @@ class Loop:
       self._evaluate,
       'ORACLE: test session' if oracle else 'validation',
       self.run.reader_threads,
-      self._stop_if_asked,
+      self.stop_if_asked,
     )
     values = {'epoch': epoch} | predictions.figures()
     logbook.write('oracle_test' if oracle else 'validation', step, values)
@@ -275,7 +275,8 @@ class Loop:
     batch = jax.device_put(batch, sharding.split(self.mesh))
     return self._evaluation_step(self.state.params, batch)
 
-  def _stop_if_asked(self) -> None:
+  def stop_if_asked(self) -> None:
+    """Saves and ends, with 75, where a signal has asked for it."""
     if not self.interruption.requested:
       return
     self.checkpoints.save_last(self.state, self.progress)

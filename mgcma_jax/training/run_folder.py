@@ -20,6 +20,7 @@ from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
 from mgcma_jax.inputs.text import load_tokenizer
 from mgcma_jax.model import MGCMAConfig
 from mgcma_jax.training.checkpoint import restore_params
+from mgcma_jax.training.files import write_json
 from mgcma_jax.training.optim import Params
 
 
@@ -36,15 +37,6 @@ class ModelCard:
   model: MGCMAConfig
   classes: tuple[str, ...]
   tokenizer: BertTokenizerFast
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-  """Writes beside, then renames: a reader finds all of it or nothing."""
-  beside = path.with_name(path.name + '.partial')
-  beside.write_text(
-    json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8'
-  )
-  beside.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

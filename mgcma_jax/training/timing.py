@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from mgcma_jax.inputs.pipeline import batches
 from mgcma_jax.inputs.plan import PlannedBatch
 from mgcma_jax.training.checkpoint import Checkpoints
+from mgcma_jax.training.files import write_json
 from mgcma_jax.training.interrupt import interruptible
 from mgcma_jax.training.loop import Loop
-from mgcma_jax.training.run_folder import write_json
 from mgcma_jax.training.setup import make_setup
 
 TIMING = 'timing.json'

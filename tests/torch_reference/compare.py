@@ -34,9 +34,10 @@ from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
 from mgcma_jax.training import steps as our_steps
 from mgcma_jax.training.evaluation import test
+from mgcma_jax.training.files import write_json
 from mgcma_jax.training.optim import Params
 from mgcma_jax.training.optim import make_optimizer as our_optimizer
-from mgcma_jax.training.run_folder import check_config, write_json
+from mgcma_jax.training.run_folder import check_config
 from mgcma_jax.training.setup import Setup, make_setup
 from mgcma_jax.training.sharding import make_mesh, replicated
 from mgcma_jax.training.state import initial_params, initial_state

@@ -1,0 +1,241 @@
+"""Checkpoints: what is damaged is named and not used, what is old is gone."""
+
+import random
+import resource
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from mgcma_jax.training import checkpoint
+from mgcma_jax.training.checkpoint import (
+  Checkpoints,
+  Progress,
+  restore_params,
+)
+from mgcma_jax.training.manifest import damaged_files
+from mgcma_jax.training.steps import TrainState
+
+
+def state(step):
+  """A state whose every number is its step."""
+  full = {'a': np.full((3, 4), float(step)), 'b': np.full(5, float(step))}
+  return TrainState(
+    seed=np.uint32(0),
+    step=np.int32(step),
+    trainable=full,
+    frozen={'c': np.ones(2)},
+    opt_state=full,
+    lr_scale=np.float32(1),
+    means={},
+  )
+
+
+@pytest.fixture
+def place():
+  return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+@pytest.fixture
+def saved(tmp_path):
+  """A run's folder with steps 4 and 8, of which 4 is the best."""
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save_last(state(2), Progress())
+    checkpoints.save_best(4, state(4).params)
+    progress = Progress(epochs_done=1, best_ua=0.5, best_epoch=1, best_step=4)
+    checkpoints.save_last(state(4), progress)
+    checkpoints.save_last(state(8), progress)
+  return tmp_path
+
+
+def restored(workdir, place):
+  with Checkpoints(workdir) as checkpoints:
+    found, progress = checkpoints.restore_last(state(0), place)
+  return int(found.step), found, progress
+
+
+def flip(path, bit):
+  data = bytearray(path.read_bytes())
+  data[bit // 8] ^= 1 << bit % 8
+  path.write_bytes(data)
+
+
+def files(folder):
+  return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+def sizes(workdir):
+  return sum(path.stat().st_size for path in files(workdir))
+
+
+def test_the_newest_state_comes_back(saved, place):
+  step, found, progress = restored(saved, place)
+  assert step == 8
+  assert progress == Progress(1, 0.5, 1, 4)
+  jax.tree.map(np.testing.assert_array_equal, found, state(8))
+  best = restore_params(saved, 'best', place)
+  np.testing.assert_array_equal(best['a'], np.full((3, 4), 4.0))
+
+
+def test_one_flipped_bit_is_found_wherever_it_is(saved):
+  """200 of 200, in data, in Orbax's metadata and in the manifest itself."""
+  folder, draw = saved / 'checkpoints' / 'last' / '8', random.Random(0)
+  assert damaged_files(folder) == []
+  everything = files(folder)
+  weights = [path.stat().st_size for path in everything]
+  hit = set()
+  for trial in range(200):
+    # Every second one in proportion to the size, so that small files count.
+    (path,) = draw.choices(everything, weights if trial % 2 else None)
+    if not path.stat().st_size:
+      continue
+    bit = draw.randrange(8 * path.stat().st_size)
+    flip(path, bit)
+    assert damaged_files(folder), (path, bit)
+    flip(path, bit)
+    hit.add(path.name)
+  assert {'sha256.txt', '_METADATA', 'manifest.ocdbt'} <= hit
+  assert damaged_files(folder) == []
+
+
+def test_a_file_too_many_or_too_few(saved):
+  folder = saved / 'checkpoints' / 'last' / '8'
+  (folder / 'stray').write_text('')
+  assert damaged_files(folder) == ['stray']
+  (folder / 'stray').unlink()
+  (folder / 'state' / '_METADATA').unlink()
+  assert damaged_files(folder) == ['state/_METADATA']
+
+
+def test_a_damaged_step_is_named_and_the_one_before_used(saved, place, capsys):
+  folder = saved / 'checkpoints' / 'last' / '8'
+  flip(folder / 'state' / '_METADATA', 100)
+  step, found, _ = restored(saved, place)
+  assert step == 4
+  jax.tree.map(np.testing.assert_array_equal, found, state(4))
+  said = capsys.readouterr().out
+  assert f'{folder} is damaged (state/_METADATA)' in said
+  assert not folder.exists()
+  assert damaged_files(saved / 'checkpoints' / 'damaged' / '8')
+  # Saved anew when training comes there again.
+  with Checkpoints(saved) as checkpoints:
+    checkpoints.save_last(state(8), Progress(1, 0.5, 1, 4))
+  assert restored(saved, place)[0] == 8
+
+
+def test_all_states_damaged(saved, place):
+  for step in ('4', '8'):
+    flip(saved / 'checkpoints' / 'last' / step / 'state' / '_METADATA', 100)
+  with pytest.raises(ValueError, match='no state that is undamaged: remove'):
+    restored(saved, place)
+
+
+def test_damaged_best_parameters(saved, place):
+  flip(saved / 'checkpoints' / 'best' / '4' / 'params' / '_METADATA', 100)
+  match = r'best/4 is damaged \(params/_METADATA differ'
+  with pytest.raises(ValueError, match=match):
+    restored(saved, place)
+  with pytest.raises(ValueError, match=match):
+    restore_params(saved, 'best', place)
+
+
+def test_a_step_without_manifest_was_not_saved(saved, place):
+  folder = saved / 'checkpoints' / 'last' / '8'
+  (folder / 'sha256.txt').unlink()
+  assert int(restore_params(saved, 'last', place)['a'][0, 0]) == 4
+  assert restored(saved, place)[0] == 4
+  assert not folder.exists()
+
+
+@pytest.mark.parametrize('saving', ['last', 'best'])
+def test_a_kill_between_a_step_and_its_manifest(
+  saved, place, saving, monkeypatch
+):
+  """What was there before is there still: the old is deleted at the end."""
+
+  def die(folder):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(checkpoint, 'write_manifest', die)
+  with Checkpoints(saved) as checkpoints, pytest.raises(KeyboardInterrupt):
+    if saving == 'last':
+      checkpoints.save_last(state(12), Progress(1, 0.5, 1, 4))
+    else:
+      checkpoints.save_best(12, state(12).params)
+  step, _, progress = restored(saved, place)
+  assert (step, progress.best_step) == (8, 4)
+  np.testing.assert_array_equal(restore_params(saved, 'best', place)['b'], 4.0)
+
+
+def test_best_parameters_of_a_time_that_has_not_come(saved, place):
+  """The run was killed after it saved them, and before its state."""
+  with Checkpoints(saved) as checkpoints:
+    checkpoints.save_best(12, state(12).params)
+  restored(saved, place)
+  np.testing.assert_array_equal(restore_params(saved, 'best', place)['b'], 4.0)
+
+
+def test_every_kept_state_keeps_its_best(tmp_path, place):
+  """Falling back by one step, the best there was is there."""
+  with Checkpoints(tmp_path) as checkpoints:
+    for epoch in range(1, 8):
+      step = 3 * epoch
+      progress = Progress(epoch, epoch / 10, epoch, step)
+      checkpoints.save_best(step, state(step).params)
+      checkpoints.save_last(state(step), progress)
+  flip(tmp_path / 'checkpoints' / 'last' / '21' / 'state' / '_METADATA', 100)
+  step, _, progress = restored(tmp_path, place)
+  assert (step, progress.best_step) == (18, 18)
+  np.testing.assert_array_equal(
+    restore_params(tmp_path, 'best', place)['b'], 18.0
+  )
+
+
+def test_twenty_saves_take_no_more_room_than_what_is_kept(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    for step in range(1, 4):
+      checkpoints.save_best(step, state(step).params)
+      checkpoints.save_last(state(step), Progress(step, step / 100, step, step))
+    after_three = sizes(tmp_path)
+    for step in range(4, 21):
+      checkpoints.save_best(step, state(step).params)
+      checkpoints.save_last(state(step), Progress(step, step / 100, step, step))
+  assert sizes(tmp_path) == pytest.approx(after_three, rel=0.02)
+  kept = tmp_path / 'checkpoints'
+  assert {x.name for x in (kept / 'last').glob('[0-9]*')} == {'19', '20'}
+  assert {x.name for x in (kept / 'best').glob('[0-9]*')} == {'18', '19', '20'}
+
+
+@pytest.fixture
+def small_files():
+  """No file of more than 20 KB can be written, as on a disk that is full."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+  yield
+  resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# Orbax's threads leave their event loops.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_write_that_fails_in_the_middle(saved, place, small_files):
+  noise = np.random.default_rng(0).normal(size=10_000)
+  with Checkpoints(saved) as checkpoints:
+    large = state(12).replace(frozen={'c': noise})
+    with pytest.raises(
+      OSError, match=r'last/12 cannot be written \(File too l'
+    ):
+      checkpoints.save_last(large, Progress(1, 0.5, 1, 4))
+  step, found, _ = restored(saved, place)
+  assert step == 8
+  jax.tree.map(np.testing.assert_array_equal, found, state(8))
+  left = {path.name for path in (saved / 'checkpoints' / 'last').iterdir()}
+  assert left == {'4', '8'}
+
+
+def test_saving_where_nothing_can_be_written(saved):
+  with Checkpoints(saved) as checkpoints:
+    shutil.rmtree(saved / 'checkpoints' / 'best')
+    (saved / 'checkpoints' / 'best').write_text('no folder')
+    with pytest.raises(OSError, match=r'best/12 cannot be written .*: see to'):
+      checkpoints.save_best(12, state(12).params)
