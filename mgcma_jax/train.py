@@ -136,6 +136,7 @@ def _test(
     if run.select == 'last'
     else progress.best_epoch,
     'epochs_trained': progress.epochs_done,
+    'skipped_updates': int(loop.state.skipped),
     'validation_UA': None if progress.best_ua < 0 else progress.best_ua,
     'test_session': config.test_session,
     'seed': run.seed,

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import signal
 
 import jax
 import numpy as np
@@ -17,6 +15,7 @@ from mgcma_jax.train import default_workdir, train_and_evaluate
 from mgcma_jax.training.checkpoint import restore_params
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
 from mgcma_jax.training.setup import make_setup
+from tests.runs import interrupt_after, metrics, without_time
 
 
 @pytest.fixture(scope='module')
@@ -36,18 +35,6 @@ def exported(finished, tmp_path_factory):
 @pytest.fixture
 def config(make_tiny_config):
   return make_tiny_config()
-
-
-def without_time(text):
-  fields = json.loads(text)
-  return {k: v for k, v in fields.items() if not k.startswith('time.')}
-
-
-def metrics(workdir):
-  return [
-    without_time(line)
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
-  ]
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -153,23 +140,6 @@ def test_another_config_is_refused_by_key(finished, config):
   config.optim.learning_rate = 1.0
   with pytest.raises(ValueError, match=r'(?s)learning_rate.*config.seed: 0'):
     train_and_evaluate(config, workdir)
-
-
-def interrupt_after(monkeypatch, batches):
-  """SIGTERM to this process when so many batches have been trained on."""
-  from mgcma_jax.training import loop
-
-  real, count = loop.batches, 0
-
-  def counting(*args):
-    nonlocal count
-    for item in real(*args):
-      count += 1
-      if count == batches:
-        os.kill(os.getpid(), signal.SIGTERM)
-      yield item
-
-  monkeypatch.setattr(loop, 'batches', counting)
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
