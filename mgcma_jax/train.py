@@ -101,7 +101,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
     return Result(workdir, read_json(workdir / 'result.json'))
 
   setup = make_setup(config)
-  write_run(workdir, config.to_dict(), setup.card)
+  write_run(workdir, config.to_dict(), setup.card, setup.train.corpus)
   with Checkpoints(workdir) as checkpoints, interruptible() as interruption:
     loop = Loop(setup, checkpoints, interruption)
     print(summary(setup, loop), flush=True)

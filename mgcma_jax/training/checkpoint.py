@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from mgcma_jax.training.fit import check_fit
 from mgcma_jax.training.optim import Params, combine
 from mgcma_jax.training.steps import TrainState
 
@@ -125,19 +126,14 @@ class Checkpoints:
     Raises:
       ValueError: the state is that of another model.
     """
-    try:
-      restored = self._last.restore(
-        self.last_step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(_abstract(state, sharding)),
-          progress=ocp.args.JsonRestore(),
-        ),
-      )
-    except (ValueError, KeyError) as error:
-      raise ValueError(
-        f'{self.folder / "last" / str(self.last_step)} does not fit this '
-        f'model: {error}'
-      ) from error
+    check_fit(self.folder / 'last' / str(self.last_step) / 'state', state)
+    restored = self._last.restore(
+      self.last_step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(_abstract(state, sharding)),
+        progress=ocp.args.JsonRestore(),
+      ),
+    )
     return restored.state, Progress(**restored.progress)
 
 
