@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
   config.select = 'val'  # or 'last', 'oracle_test' (A25)
   config.log_every_steps = 50
   config.save_every_steps = 500  # and after each epoch
+  config.on_nonfinite = 'stop'  # or 'skip': leaves such an update out
+  config.max_nonfinite = 10  # updates left out; one more stops the run
 
   config.speech_encoder = 'facebook/wav2vec2-base'  # folder, hub id, 'scratch'
   config.text_encoder = 'bert-base-uncased'  # folder, hub id, 'scratch'

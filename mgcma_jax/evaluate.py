@@ -18,6 +18,7 @@ from mgcma_jax.training.files import write_json
 from mgcma_jax.training.results import figures, table, write_predictions
 from mgcma_jax.training.run_folder import (
   ModelCard,
+  check_corpus,
   read_card,
   read_json,
   selected_params,
@@ -41,13 +42,16 @@ def evaluate(
     `<workdir>/evaluations/<corpus>`.
 
   Raises:
-    ValueError: no such run, corpus, label or session, with the cure.
+    ValueError: no such run, corpus, label or session, or shards that have
+      changed since, with the cure.
   """
   workdir = Path(workdir)
   result = read_json(workdir / 'result.json')
   config = read_json(workdir / 'config.json')
   card = read_card(workdir)
   corpus = Corpus.open(data or config['data'])
+  if not data:
+    check_corpus(workdir, corpus, result['corpus']['sha256'])
   if not corpus.has_text and card.model.modalities != 'speech':
     raise ValueError(
       f'{corpus.folder} was prepared with --no-text, and the model of '

@@ -103,7 +103,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
 
   with locked(workdir), interruptible() as interruption:
     setup = make_setup(config)
-    write_run(workdir, config.to_dict(), setup.card)
+    write_run(workdir, config.to_dict(), setup.card, setup.train.corpus)
     with Checkpoints(workdir) as checkpoints:
       loop = Loop(setup, checkpoints, interruption)
       print(summary(setup, loop), flush=True)
@@ -141,6 +141,7 @@ def _test(
     if run.select == 'last'
     else progress.best_epoch,
     'epochs_trained': progress.epochs_done,
+    'skipped_updates': int(loop.state.skipped),
     'validation_UA': None if progress.best_ua < 0 else progress.best_ua,
     'test_session': config.test_session,
     'seed': run.seed,

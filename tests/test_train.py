@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import resource
-import signal
-import time
 
 import jax
 import numpy as np
@@ -20,7 +17,11 @@ from mgcma_jax.training import evaluation, loop
 from mgcma_jax.training.checkpoint import Checkpoints, restore_params
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
 from mgcma_jax.training.setup import make_setup
-from tests.soak.same import assert_same_run, metrics
+from tests.runs import (
+  assert_same_run,
+  interrupt_after,
+  metrics,
+)
 
 
 @pytest.fixture(scope='module')
@@ -145,22 +146,6 @@ def test_another_config_is_refused_by_key(finished, config):
   config.optim.learning_rate = 1.0
   with pytest.raises(ValueError, match=r'(?s)learning_rate.*config.seed: 0'):
     train_and_evaluate(config, workdir)
-
-
-def interrupt_after(monkeypatch, module, batches):
-  """SIGTERM to this process when so many of a module's batches were read."""
-  real, count = module.batches, 0
-
-  def counting(*args):
-    nonlocal count
-    for item in real(*args):
-      count += 1
-      if count == batches:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.2)  # for the thread that sees it
-      yield item
-
-  monkeypatch.setattr(module, 'batches', counting)
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(

@@ -16,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from mgcma_jax.training.files import cannot_write
+from mgcma_jax.training.fit import check_fit
 from mgcma_jax.training.manifest import MANIFEST, damaged_files, write_manifest
 from mgcma_jax.training.optim import Params, combine
 from mgcma_jax.training.steps import TrainState
@@ -181,18 +182,14 @@ class Checkpoints:
   def _restore(
     self, step: int, state: TrainState, sharding: jax.sharding.Sharding
   ) -> tuple[TrainState, Progress]:
-    try:
-      restored = self._last.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(_abstract(state, sharding)),
-          progress=ocp.args.JsonRestore(),
-        ),
-      )
-    except (ValueError, KeyError) as error:
-      raise ValueError(
-        f'{self.folder / "last" / str(step)} does not fit this model: {error}'
-      ) from error
+    check_fit(self.folder / 'last' / str(step) / 'state', state)
+    restored = self._last.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(_abstract(state, sharding)),
+        progress=ocp.args.JsonRestore(),
+      ),
+    )
     return restored.state, Progress(**restored.progress)
 
   def _set_aside(self, step: int, files: list[str]) -> None:

@@ -33,9 +33,13 @@ def locked(workdir: Path) -> Iterator[None]:
     raise ValueError(f'{workdir} is in use {_holder(workdir)}') from None
   except OSError as error:
     raise cannot_write(workdir, error) from error
-  with lock:
-    write_json(workdir / HOLDER, {'pid': os.getpid(), 'host': platform.node()})
+  holder = workdir / HOLDER
+  try:
+    write_json(holder, {'pid': os.getpid(), 'host': platform.node()})
     yield
+  finally:
+    holder.unlink(missing_ok=True)
+    lock.release()
 
 
 def _holder(workdir: Path) -> str:

@@ -21,9 +21,10 @@ from mgcma_jax.structs import Batch
 from mgcma_jax.training import sharding
 from mgcma_jax.training.checkpoint import Checkpoints, Progress
 from mgcma_jax.training.evaluation import predict
+from mgcma_jax.training.finite import FiniteCheck
 from mgcma_jax.training.interrupt import Interrupted, Interruption
 from mgcma_jax.training.logbook import Logbook
-from mgcma_jax.training.optim import make_optimizer
+from mgcma_jax.training.optim import learning_rate, make_optimizer
 from mgcma_jax.training.setup import Setup
 from mgcma_jax.training.state import (
   batch_shape,
@@ -36,10 +37,6 @@ from mgcma_jax.training.steps import (
   evaluation_step,
   train_step,
 )
-
-
-class NotFinite(ValueError):
-  """A loss or gradient that is no number."""
 
 
 def watched(setup: Setup) -> Examples | None:
@@ -76,6 +73,12 @@ class Loop:
     self.mesh = sharding.make_mesh(run.batch_size, run.eval_batch_size)
     self.optimizer = make_optimizer(setup.optim, self.num_steps)
     self.state, self.progress = self._start(setup)
+    self._finite = FiniteCheck(
+      run,
+      int(self.state.skipped),
+      self._learning_rate,
+      lambda: checkpoints.last_step,
+    )
     self._compiled: dict[tuple[int, int, int], Callable] = {}
 
   def _start(self, setup: Setup) -> tuple[TrainState, Progress]:
@@ -170,42 +173,34 @@ class Loop:
       leave=False,
     )
     step, since = int(self.state.step), time.monotonic()
-    before = None
     for planned, batch in bar:
       finite = self.step(batch, planned.shape)
       step += 1
-      # One step behind, so that the device never waits for this check.
-      self._check_finite(before)
-      before = (finite, step, planned)
+      self._finite.add(finite, step, self.train.names(planned))
       if step % self.run.log_every_steps == 0:
+        self._finite.settle()
         seconds = (time.monotonic() - since) / self.run.log_every_steps
         self._log(logbook, step, seconds)
         since = time.monotonic()
       if step % self.run.save_every_steps == 0 and step % self.steps_per_epoch:
-        self._check_finite(before)
+        self._finite.settle()
         self.checkpoints.save_last(self.state, self.progress)
       if self.interruption.requested:
-        self._check_finite(before)
+        self._finite.settle()
         self.stop_if_asked()
-    self._check_finite(before)
+    self._finite.settle()
 
-  def _check_finite(self, before) -> None:
-    if before is None or bool(before[0]):
-      return
-    _, step, planned = before
-    last = self.checkpoints.last_step
-    raise NotFinite(
-      f'step {step}: loss or gradient is not finite; utterances '
-      f'{", ".join(self.train.names(planned))}; the last good checkpoint is '
-      f'{"that of step " + str(last) if last else "none"}. Lower '
-      'config.optim.learning_rate, set config.optim.clip, or look at these '
-      'utterances'
-    )
+  def _learning_rate(self, updates: int) -> float:
+    """The encoders', of the update after so many."""
+    rate = learning_rate(self.optim, self.num_steps)(updates)
+    return float(rate * self.state.lr_scale)
 
   def _log(self, logbook: Logbook, step: int, seconds: float) -> None:
     """Writes the means since the last time, and empties them."""
     means = jax.device_get(self.state.means)
-    values = {name: mean.compute() for name, mean in means.items()}
+    # Where each update was left out there are none.
+    values = {k: mean.compute() for k, mean in means.items() if mean.count}
+    values['skipped_updates'] = int(self.state.skipped)
     logbook.write('train', step, values | {'time.seconds_per_step': seconds})
     empty = jax.tree.map(np.zeros_like, means)
     self.state = self.state.replace(

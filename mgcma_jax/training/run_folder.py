@@ -1,8 +1,9 @@
 """What a run's folder holds beside checkpoints and metrics.
 
 config.json: the config as it was given, so that a folder resumes only its own
-run. model.json and tokenizer/: all that is needed to rebuild the model, so
-that a folder can be evaluated after its corpus and encoders have moved.
+run. data.json: the shards that the run was started with, for the same reason.
+model.json and tokenizer/: all that is needed to rebuild the model, so that a
+folder can be evaluated after its corpus and encoders have moved.
 """
 
 import dataclasses
@@ -17,11 +18,14 @@ from transformers import BertTokenizerFast
 from mgcma_jax.encoders.bert import BertConfig
 from mgcma_jax.encoders.checkpoint_files import SAFETENSORS
 from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
+from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.text import load_tokenizer
 from mgcma_jax.model import MGCMAConfig
 from mgcma_jax.training.checkpoint import restore_params
 from mgcma_jax.training.files import write_json
 from mgcma_jax.training.optim import Params
+
+DATA_FILE = 'data.json'
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,25 @@ def check_config(
   path = workdir / 'config.json'
   if not path.exists():
     return
-  theirs, ours = _flat(read_json(path)), _flat(json.loads(json.dumps(config)))
-  differences = [
-    f'config.{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here'
-    for key in sorted(theirs.keys() | ours.keys())
-    if theirs.get(key) != ours.get(key)
-  ]
+  differences = _differences(
+    'config', read_json(path), json.loads(json.dumps(config))
+  )
   if differences:
     raise ValueError(
       f'{workdir} holds a run of another config: choose another {flag} or '
       'remove it\n  ' + '\n  '.join(differences)
     )
+
+
+def _differences(
+  name: str, theirs: dict[str, Any], ours: dict[str, Any]
+) -> list[str]:
+  theirs, ours = _flat(theirs), _flat(ours)
+  return [
+    f'{name}.{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here'
+    for key in sorted(theirs.keys() | ours.keys())
+    if theirs.get(key) != ours.get(key)
+  ]
 
 
 def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -91,10 +103,65 @@ def write_card(folder: Path, card: ModelCard) -> None:
   )
 
 
-def write_run(workdir: Path, config: dict[str, Any], card: ModelCard) -> None:
-  """Starts a run's folder."""
+def write_run(
+  workdir: Path, config: dict[str, Any], card: ModelCard, corpus: Corpus
+) -> None:
+  """Starts a run's folder; one that was started is checked, and left as it is.
+
+  Args:
+    workdir: of the run.
+    config: for which `check_config` has passed.
+    card: the run's model.
+    corpus: what it is trained on.
+
+  Raises:
+    ValueError: the run was started with another corpus, vocabulary or model.
+  """
+  if (workdir / 'config.json').exists():
+    check_corpus(workdir, corpus, read_json(workdir / DATA_FILE)['sha256'])
+    _check_card(workdir, card)
+    return
   write_card(workdir, card)
+  write_json(
+    workdir / DATA_FILE,
+    {
+      'folder': str(corpus.folder),
+      'name': corpus.name,
+      'sha256': corpus.sha256,
+    },
+  )
   write_json(workdir / 'config.json', config)
+
+
+def check_corpus(workdir: Path, corpus: Corpus, sha256: str) -> None:
+  """Raises ValueError where the run's own corpus, whose digest is given, has
+  changed since."""
+  if corpus.sha256 != sha256:
+    raise ValueError(
+      f'{corpus.folder} has other shards than {workdir} was trained on: '
+      f'sha256 {sha256} there, {corpus.sha256} here; bring those back, or '
+      'choose another --workdir'
+    )
+
+
+def _check_card(workdir: Path, card: ModelCard) -> None:
+  stored = read_card(workdir)
+  differences = _differences('model', _choices(stored), _choices(card))
+  if stored.tokenizer.get_vocab() != card.tokenizer.get_vocab():
+    differences.append(
+      f'vocabulary: {len(stored.tokenizer)} tokens there, '
+      f'{len(card.tokenizer)} here, and not the same'
+    )
+  if differences:
+    raise ValueError(
+      f'{workdir} was started with another model: bring its encoders and '
+      'vocabulary back, or choose another --workdir\n  '
+      + '\n  '.join(differences)
+    )
+
+
+def _choices(card: ModelCard) -> dict[str, Any]:
+  return dataclasses.asdict(card.model) | {'classes': card.classes}
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -32,6 +32,7 @@ from mgcma_jax.training.state import initial_params
 SCRATCH = 'scratch'
 SELECT = ('val', 'last', 'oracle_test')
 ORDERS = ('random', 'bucketed')
+ON_NONFINITE = ('stop', 'skip')
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,15 @@ class RunConfig:
   select: str
   log_every_steps: int
   save_every_steps: int
+  on_nonfinite: str
+  max_nonfinite: int
 
   def __post_init__(self):
-    for field, choices in (('select', SELECT), ('order', ORDERS)):
+    for field, choices in (
+      ('select', SELECT),
+      ('order', ORDERS),
+      ('on_nonfinite', ON_NONFINITE),
+    ):
       if (value := getattr(self, field)) not in choices:
         raise ValueError(f'config.{field}={value!r}: choose one of {choices}')
     if not 0 <= self.seed < 2**32:

@@ -104,6 +104,7 @@ def initial_state(
   return TrainState(
     seed=jnp.asarray(seed, jnp.uint32),
     step=jnp.zeros((), jnp.int32),
+    skipped=jnp.zeros((), jnp.int32),
     trainable=trainable,
     frozen=frozen,
     opt_state=optimizer.init(trainable),

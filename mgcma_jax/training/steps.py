@@ -21,7 +21,9 @@ class TrainState:
 
   Attributes:
     seed: of the run; here, so that runs of other seeds share one program.
-    step: number of updates made.
+    step: number of batches trained on.
+    skipped: of these, batches without an update, as their loss or gradient
+      was not finite.
     trainable: parameters that the optimizer moves.
     frozen: the others.
     opt_state: the optimizer's, for the trainable ones.
@@ -32,6 +34,7 @@ class TrainState:
 
   seed: Leaf
   step: Leaf
+  skipped: Leaf
   trainable: Leaf
   frozen: Leaf
   opt_state: Leaf
@@ -82,6 +85,9 @@ def train_step(
 ) -> tuple[TrainState, Bool[Array, '']]:
   """One update. All randomness follows from the state's (seed, step).
 
+  Where loss or gradient is not finite, the step counts and nothing else
+  changes.
+
   Args:
     model: the model.
     optimizer: for the trainable parameters.
@@ -103,12 +109,16 @@ def train_step(
   updates = jax.tree.map(lambda u: u * state.lr_scale.astype(u.dtype), updates)
   norm = global_norm(grads)
   means['gradient_norm'] = Mean(norm, jnp.ones_like(norm))
-  return state.replace(
-    step=state.step + 1,
+  updated = state.replace(
     trainable=optax.apply_updates(state.trainable, updates),
     opt_state=opt_state,
     means=jax.tree.map(jnp.add, state.means, means),
-  ), jnp.isfinite(norm) & jnp.isfinite(total)
+  )
+  finite = jnp.isfinite(norm) & jnp.isfinite(total)
+  state = jax.tree.map(lambda *x: jnp.where(finite, *x), updated, state)
+  return state.replace(
+    step=state.step + 1, skipped=state.skipped + ~finite
+  ), finite
 
 
 def evaluation_step(model: MGCMA, params: Params, batch: Batch) -> Evaluated:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from mgcma_jax.training.manifest import damaged_files
+from tests.runs import assert_same_run
 from tests.soak.killed_run import MOMENTS
-from tests.soak.same import assert_same_run
 
 HIGHEST = {'step': 8, 'evaluation': 6, 'file': 150, 'time': 100}
 

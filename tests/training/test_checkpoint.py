@@ -24,6 +24,7 @@ def state(step):
   return TrainState(
     seed=np.uint32(0),
     step=np.int32(step),
+    skipped=np.int32(0),
     trainable=full,
     frozen={'c': np.ones(2)},
     opt_state=full,

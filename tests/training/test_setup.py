@@ -66,6 +66,8 @@ def test_an_encoder_that_is_nowhere(config, tmp_path, monkeypatch):
     ('num_epochs', 0, 'config.num_epochs=0'),
     ('order', 'sorted', "config.order='sorted'"),
     ('select', 'best', "config.select='best'"),
+    ('on_nonfinite', 'ignore', "config.on_nonfinite='ignore': choose one of"),
+    ('max_nonfinite', 0, 'config.max_nonfinite=0 must be at least 1'),
     ('validation_share', 0.0, 'config.select="last"'),
     ('audio_buckets', (2, 1), 'ascending'),
   ],

@@ -1,6 +1,9 @@
-"""Whether two runs of one config left the same, bit by bit."""
+"""Interrupting runs, and comparing what they leave."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import jax
@@ -10,12 +13,30 @@ import orbax.checkpoint as ocp
 from mgcma_jax.training.checkpoint import restore_params
 
 
+def interrupt_after(monkeypatch, module, batches):
+  """SIGTERM to this process when so many of a module's batches were read."""
+  real, count = module.batches, 0
+
+  def counting(*args):
+    nonlocal count
+    for item in real(*args):
+      count += 1
+      if count == batches:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)  # for the thread that sees it
+      yield item
+
+  monkeypatch.setattr(module, 'batches', counting)
+
+
 def without_time(text: str) -> dict:
+  """An object's fields but for those that differ between runs."""
   fields = json.loads(text)
   return {k: v for k, v in fields.items() if not k.startswith('time.')}
 
 
 def metrics(workdir: Path) -> list[dict]:
+  """The lines of metrics.jsonl."""
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   return [without_time(line) for line in lines]
 
