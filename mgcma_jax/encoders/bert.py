@@ -1,13 +1,13 @@
 """BERT (arXiv 1810.04805) with PyTorch's numbers, the pooler left out."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mgcma_jax.json_file import EXACT, read_object
 from mgcma_jax.layers import (
   INITIAL_KERNEL,
   FeedForward,
@@ -44,6 +44,8 @@ class BertConfig:
     dtype: of the matrix products, such as 'bfloat16'; None: the parameters'.
     unroll: layers in one step of the scan; speed only.
   """
+
+  __pydantic_config__ = EXACT
 
   vocab_size: int = 30522
   hidden_size: int = 768
@@ -101,10 +103,7 @@ class BertConfig:
       raise FileNotFoundError(
         f'{path} is missing: the folder of a Hugging Face checkpoint holds one'
       )
-    try:
-      source = dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-      raise ValueError(f'{path} is not a JSON object: {error}') from error
+    source = read_object(path)
     for name, value in ONLY.items():
       if source.get(name, value) != value:
         raise ValueError(

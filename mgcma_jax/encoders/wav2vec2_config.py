@@ -1,13 +1,14 @@
 """Sizes and rates of wav2vec 2.0, and the frames that follow from them."""
 
 import dataclasses
-import json
 import typing
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mgcma_jax.json_file import EXACT, read_object
 
 # What config.json may say of the architecture, as transformers defaults it.
 ONLY = {
@@ -65,6 +66,8 @@ class Wav2Vec2Config:
     unroll: layers in one step of the scan; speed only.
     remat: compute a layer again in the backward pass; memory only.
   """
+
+  __pydantic_config__ = EXACT
 
   hidden_size: int = 768
   num_hidden_layers: int = 12
@@ -159,10 +162,7 @@ class Wav2Vec2Config:
       raise FileNotFoundError(
         f'{path} is missing: the folder of a Hugging Face checkpoint holds one'
       )
-    try:
-      source = dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-      raise ValueError(f'{path} is not a JSON object: {error}') from error
+    source = read_object(path)
     for name, value in ONLY.items():
       if source.get(name, value) != value:
         raise ValueError(
