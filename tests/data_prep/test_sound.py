@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.sound import SoundError, num_seconds, read_sound
+from data_prep.sound import SoundError, read_sound
 
 
 def save(path, wave, rate, **options):
@@ -15,7 +15,6 @@ def test_int16_at_16_khz_is_kept_bit_by_bit(tmp_path, kind):
   pcm_S = np.arange(-(2**15), 2**15).astype(np.int16)
   path = save(tmp_path / f'a.{kind}', pcm_S, 16000, subtype='PCM_16')
   np.testing.assert_array_equal(read_sound(path, 35), pcm_S)
-  assert num_seconds(path) == 65536 / 16000
 
 
 def test_float_wav(tmp_path):
@@ -55,7 +54,6 @@ def test_too_long_is_seen_before_decoding(tmp_path, monkeypatch):
   )
   with pytest.raises(SoundError, match=r'a.flac lasts 3600.00 s, .*cut it'):
     read_sound(path, 35)
-  assert num_seconds(path) == 3600
 
 
 def test_exactly_max_seconds_is_allowed(tmp_path):
