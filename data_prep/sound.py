@@ -18,6 +18,7 @@ WRONG_LENGTH = re.compile(
   r'^ *(?!RIFF|RIFX|FORM)\w[\w ]*: (\d+) \(should be (\d+)\)$', re.MULTILINE
 )
 MOST_PER_SECOND = 8 * 192_000  # samples, of all channels
+LOUDEST = 100  # of full scale; int16's numbers as floats are louder
 
 
 class SoundError(ValueError):
@@ -27,9 +28,9 @@ class SoundError(ValueError):
 def read_sound(path: Path, max_seconds: float) -> Int16[np.ndarray, 'S']:
   """The mean of the channels at 16 kHz; int16 at 16 kHz is kept bit by bit.
 
-  Raises SoundError: missing, undecodable, cut, empty, not finite, or longer
-  than max_seconds, which is looked up before anything is decoded (181 KB of
-  flac can hold an hour).
+  Raises SoundError: missing, undecodable, cut, empty, not finite, out of
+  scale, or longer than max_seconds, which is looked up before anything is
+  decoded (181 KB of flac can hold an hour).
   """
   info = _header(path)
   if info.duration > max_seconds:
@@ -47,9 +48,14 @@ def read_sound(path: Path, max_seconds: float) -> Int16[np.ndarray, 'S']:
     raise SoundError(
       f'{path} ends after {len(wave_SX)} of {info.frames} samples: replace it'
     )
-  wave_S = wave_SX.mean(1)
-  if not np.isfinite(wave_S).all():
+  if not np.isfinite(wave_SX).all():
     raise SoundError(f'{path} holds samples that are not finite: replace it')
+  if (loudest := np.abs(wave_SX).max()) > LOUDEST:
+    raise SoundError(
+      f'{path} reaches {loudest:g}, far beyond full scale, which is 1: scale '
+      'it to [-1, 1]'
+    )
+  wave_S = wave_SX.mean(1)
   if rate != SAMPLE_RATE:
     wave_S = librosa.resample(wave_S, orig_sr=rate, target_sr=SAMPLE_RATE)
   return to_int16(wave_S)

@@ -70,12 +70,16 @@ def write_toy(folder: Path, speaker: str = 'anna') -> Path:
 
 def change(folder: Path, **fields) -> None:
   """Other fields in corpus.json, and their digest: not damage, but a lie."""
-  path = folder / 'corpus.json'
-  fields = json.loads(path.read_text()) | fields
-  del fields['digest']
+  known = json.loads((folder / 'corpus.json').read_text())
+  write_fields(folder, known | fields)
+
+
+def write_fields(folder: Path, fields: dict) -> None:
+  """A whole corpus.json, with the digest of its fields."""
+  fields = {key: fields[key] for key in fields if key != 'digest'}
   text = json.dumps(fields, sort_keys=True).encode()
   fields['digest'] = hashlib.sha256(text).hexdigest()
-  path.write_text(json.dumps(fields))
+  (folder / 'corpus.json').write_text(json.dumps(fields))
 
 
 def change_shard(folder: Path, number: int, shard: Shard) -> None:

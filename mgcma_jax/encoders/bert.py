@@ -26,6 +26,9 @@ ONLY = {
 }
 
 
+MOST = 2**20  # of anything that is counted
+
+
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
   """Sizes and rates by transformers' names; defaults of bert-base-uncased.
@@ -63,9 +66,9 @@ class BertConfig:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.type is int and value < 1:
-        raise ValueError(f'{field.name}={value} must be at least 1')
-      if field.name.endswith('_prob') and not 0 <= value < 1:
+      if field.type is int and not 1 <= value <= MOST:
+        raise ValueError(f'{field.name}={value} must lie in [1, {MOST}]')
+      if field.type is float and not 0 <= value < 1:
         raise ValueError(f'{field.name}={value} must lie in [0, 1)')
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(
@@ -110,10 +113,13 @@ class BertConfig:
           f'{path}: {name} is {source[name]!r}, but FlaxBert computes only '
           f'{value!r}: take a checkpoint of the bert-base-uncased kind'
         )
-    return cls(**_own_fields(cls, source, path))
+    try:
+      return cls(**_own_fields(cls, source))
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from error
 
 
-def _own_fields(cls, source, path):
+def _own_fields(cls, source):
   """The values of our own fields that config.json has, types checked."""
   values = {}
   for field in dataclasses.fields(cls):
@@ -125,7 +131,7 @@ def _own_fields(cls, source, path):
       value = float(value)
     if type(value) is not field.type:
       raise ValueError(
-        f'{path}: {field.name} is {value!r}, not of type {field.type.__name__}'
+        f'{field.name} is {value!r}, not of type {field.type.__name__}'
       )
     values[field.name] = value
   return values

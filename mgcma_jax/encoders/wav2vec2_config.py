@@ -23,6 +23,8 @@ CHOICES = {
   'w2v_group_norm': ('masked', 'hf'),
 }
 
+MOST = 2**20  # of anything that is counted
+
 Count = typing.TypeVar('Count', int, np.ndarray, jax.Array)
 
 
@@ -194,16 +196,16 @@ def _checked(field, value):
     cure = f'be one of {CHOICES[field.name]}'
   elif field.type is int:
     least = 0 if field.name.endswith('min_masks') else 1
-    ok = type(value) is int and value >= least
-    cure = f'be a whole number, at least {least}'
+    ok = type(value) is int and least <= value <= MOST
+    cure = f'be a whole number in [{least}, {MOST}]'
   elif field.type is float:
     ok = type(value) in (int, float) and 0 <= value < 1
     value, cure = float(value) if ok else value, 'be a number in [0, 1)'
   elif field.type is not bool:
     ok = isinstance(value, list | tuple) and value
-    ok = ok and all(type(v) is int and v > 0 for v in value)
+    ok = ok and all(type(v) is int and 1 <= v <= MOST for v in value)
     value = tuple(value) if ok else value
-    cure = 'be whole numbers, each at least 1'
+    cure = f'be whole numbers in [1, {MOST}]'
   if not ok:
     raise ValueError(f'{field.name}={value!r} must {cure}')
   return value
