@@ -76,6 +76,46 @@ def test_cut_flac(tmp_path, rng):
     read_sound(path, 35)
 
 
+@pytest.mark.parametrize(
+  'kind, form, subtype',
+  [
+    ('wav', 'WAV', 'PCM_16'),
+    ('wav', 'WAV', 'FLOAT'),
+    ('wav', 'WAV', 'IMA_ADPCM'),
+    ('wav', 'RF64', 'PCM_16'),
+    ('aiff', 'AIFF', 'PCM_16'),
+    ('au', 'AU', 'PCM_16'),
+    ('w64', 'W64', 'PCM_16'),
+    ('caf', 'CAF', 'PCM_16'),
+    ('mp3', 'MP3', 'MPEG_LAYER_III'),
+  ],
+)
+def test_a_cut_sound_is_no_shorter_sound(tmp_path, rng, kind, form, subtype):
+  wave_S = rng.uniform(-0.5, 0.5, 32_000)
+  path = save(
+    tmp_path / f'a.{kind}', wave_S, 16000, format=form, subtype=subtype
+  )
+  read_sound(path, 35)
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) // 2])
+  with pytest.raises(SoundError, match=f'a.{kind} .*(claims|ends|cannot be)'):
+    read_sound(path, 35)
+
+
+def test_a_wrong_size_of_the_whole_is_harmless(tmp_path):
+  path = save(tmp_path / 'a.wav', np.zeros(1000), 16000)
+  data = bytearray(path.read_bytes())
+  data[4:8] = b'\xff' * 4
+  path.write_bytes(data)
+  assert len(read_sound(path, 35)) == 1000
+
+
+def test_int16_numbers_as_floats(tmp_path):
+  path = save(tmp_path / 'a.wav', np.full(1000, 5e3), 16000, subtype='FLOAT')
+  with pytest.raises(SoundError, match='reaches 5000, far beyond full scale'):
+    read_sound(path, 35)
+
+
 def test_flac_of_unknown_length(tmp_path):
   path = save(tmp_path / 'a.flac', np.zeros(16000), 16000)
   data = bytearray(path.read_bytes())

@@ -198,10 +198,10 @@ def test_too_long_a_text_is_an_error():
   'change, message',
   [
     ({'num_attention_heads': 5}, 'num_attention_heads=5 must divide'),
-    ({'num_hidden_layers': 0}, 'num_hidden_layers=0 must be at least 1'),
+    ({'num_hidden_layers': 0}, 'num_hidden_layers=0 must lie in'),
     ({'hidden_dropout_prob': 1.0}, r'hidden_dropout_prob=1.0 must lie in'),
     ({'dtype': 'int8'}, "dtype='int8' must be"),
-    ({'unroll': 0}, 'unroll=0 must be at least 1'),
+    ({'unroll': 0}, 'unroll=0 must lie in'),
   ],
 )
 def test_wrong_sizes_are_errors(change, message):

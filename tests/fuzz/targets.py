@@ -25,6 +25,7 @@ from mgcma_jax.encoders.pretrained import load_bert, load_wav2vec2
 from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
 from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.corpus_info import CorpusInfo
+from mgcma_jax.inputs.records import FEATURES, Example
 from mgcma_jax.model import MGCMAConfig
 from mgcma_jax.training.run_folder import read_card, read_config
 from tests.fuzz.mutations import another, damaged
@@ -131,9 +132,30 @@ def shard(draw, folder: Path) -> Reader:
 def example(draw, folder: Path) -> Reader:
   """Damage under right CRCs and digests, as a stranger could write it."""
   toy = write_toy(folder / 'toy')
-  data = draw(damaged(record(4, 'session2', votes=LABELS, start=1.0)))
+  whole = record(4, 'session2', votes=LABELS, start=1.0)
+  data = draw(damaged(whole) | _other_feature(whole))
   change_shard(toy, 2, write_shard(toy, 'session2', 0, [data]))
   return lambda: Corpus.open(toy)
+
+
+@st.composite
+def _other_feature(draw, whole: bytes) -> bytes:
+  """One feature is missing, or of another kind, number or value."""
+  message = Example.FromString(whole)
+  feature = message.features.feature
+  key = draw(st.sampled_from(sorted(FEATURES)))
+  values = {
+    'bytes_list': st.binary(max_size=2000) | st.text().map(str.encode),
+    'int64_list': st.integers(-(2**63), 2**63 - 1),
+    'float_list': st.floats(width=32),
+  }
+  kind = draw(st.sampled_from(list(values)))
+  feature[key].Clear()
+  drawn = draw(st.lists(values[kind], max_size=2))
+  getattr(feature[key], kind).value.extend(drawn)
+  if draw(st.integers(0, 9)) == 0:
+    del feature[key]
+  return message.SerializeToString()
 
 
 def corpus_json(draw, folder: Path) -> Reader:
