@@ -254,7 +254,7 @@ def test_config_json_is_read(tmp_path):
 @pytest.mark.parametrize('text', ['{"hidden_size": ', '[1, 2]', '3'])
 def test_a_broken_config_json_is_named(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
-  with pytest.raises(ValueError, match='config.json is not a JSON object'):
+  with pytest.raises(ValueError, match='config.json is damaged'):
     BertConfig.from_hf(tmp_path)
 
 

@@ -273,7 +273,7 @@ def test_config_goes_through_json():
     ({'conv_kernel': (10, 0, 3, 3, 3, 2, 2)}, 'conv_kernel=.* in .1, 1048576'),
     ({'conv_stride': 5}, 'conv_stride=5 must be whole numbers'),
     ({'num_hidden_layers': 0}, 'num_hidden_layers=0 must be .* in .1, '),
-    ({'mask_time_min_masks': -1}, 'mask_time_min_masks=-1 must .* at least 0'),
+    ({'mask_time_min_masks': -1}, 'mask_time_min_masks=-1 must be .* in .0, '),
     ({'layerdrop': 1.0}, r'layerdrop=1.0 must be a number in \[0, 1\)'),
     ({'conv_bias': 'no'}, "conv_bias='no' must be True or False"),
     ({'feat_extract_norm': 'batch'}, "'batch' must be one of .'group', 'layer"),

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from tests.fuzz.bounds import bounded
 
 
-def fuzz(target, number: int) -> None:
+def fuzz(target, number: int, fresh: bool = False) -> None:
   """Raises where a case of the target ends otherwise.
 
   Args:
     target: of targets.py.
     number: of cases.
+    fresh: other cases each time, not always the same ones.
   """
   done = 0
 
@@ -22,7 +23,7 @@ def fuzz(target, number: int) -> None:
     max_examples=number,
     database=None,
     deadline=None,
-    derandomize=True,
+    derandomize=not fresh,
     suppress_health_check=list(HealthCheck),
   )
   @given(st.data())

@@ -1,4 +1,4 @@
-"""tests/fuzz/test_fuzz.py with more cases."""
+"""tests/fuzz/test_fuzz.py with more cases, and new ones each time."""
 
 import pytest
 
@@ -12,4 +12,4 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize('target', TARGETS, ids=lambda t: t.__name__)
 def test_damage_gives_a_result_or_a_clear_error(target):
-  fuzz(target, FACTOR * TARGETS[target])
+  fuzz(target, FACTOR * TARGETS[target], fresh=True)
