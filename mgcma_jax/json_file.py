@@ -41,4 +41,6 @@ def _checked(kind, text, origin):
       ': '.join(filter(None, ('.'.join(map(str, fault['loc'])), fault['msg'])))
       for fault in faults
     ]
-    raise ValueError(f'{origin} is damaged ({"; ".join(named)})') from error
+    raise ValueError(
+      f'{origin} is damaged ({"; ".join(named)}): copy it again'
+    ) from error

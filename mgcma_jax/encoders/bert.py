@@ -25,8 +25,7 @@ ONLY = {
   'add_cross_attention': False,
 }
 
-
-MOST = 2**20  # of anything that is counted
+MOST = 2**20  # of anything counted: shapes stay numbers that JAX can hold
 
 
 @dataclasses.dataclass(frozen=True)

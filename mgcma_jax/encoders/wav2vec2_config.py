@@ -23,7 +23,7 @@ CHOICES = {
   'w2v_group_norm': ('masked', 'hf'),
 }
 
-MOST = 2**20  # of anything that is counted
+MOST = 2**20  # of anything counted: shapes stay numbers that JAX can hold
 
 Count = typing.TypeVar('Count', int, np.ndarray, jax.Array)
 

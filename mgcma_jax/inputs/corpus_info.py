@@ -103,12 +103,16 @@ class CorpusInfo:
           f'reads format {FORMAT}: remove it and {how_to_prepare(folder)}'
         )
       if fields.pop('digest', None) != _digest(fields):
-        raise ValueError(f'{path} is damaged (not what its digest is of)')
+        raise ValueError(
+          f'{path} is damaged (not what its digest is of): copy it again'
+        )
       return as_dataclass(cls, fields, path)
     except CorpusError:
       raise
     except ValueError as error:
-      raise CorpusError(f'{error}: {how_to_replace(folder)}') from error
+      raise CorpusError(
+        f'{error}, or remove {folder} and {how_to_prepare(folder)}'
+      ) from error
 
   def check_files(self, folder: Path) -> None:
     """Raises CorpusError where a file is missing, is too many, or not a shard

@@ -271,6 +271,8 @@ def test_config_goes_through_json():
     ({'num_conv_pos_embedding_groups': 3}, '=3 must divide .*=32'),
     ({'conv_dim': (16, 16)}, 'one number for each convolution'),
     ({'conv_kernel': (10, 0, 3, 3, 3, 2, 2)}, 'conv_kernel=.* in .1, 1048576'),
+    ({'intermediate_size': 2**40}, 'intermediate_size=1099511627776 must'),
+    ({'conv_dim': (2**40,) * 7}, 'conv_dim=.* in .1, 1048576'),
     ({'conv_stride': 5}, 'conv_stride=5 must be whole numbers'),
     ({'num_hidden_layers': 0}, 'num_hidden_layers=0 must be .* in .1, '),
     ({'mask_time_min_masks': -1}, 'mask_time_min_masks=-1 must be .* in .0, '),
