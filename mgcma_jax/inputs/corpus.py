@@ -41,7 +41,7 @@ class Entry:
 
 
 class Corpus:
-  """A prepared corpus, whose every record was CRC-checked when it was opened.
+  """A prepared corpus, whose every byte was checked when it was opened.
 
   Attributes:
     folder: absolute.

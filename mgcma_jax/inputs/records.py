@@ -247,6 +247,7 @@ class RecordFile:
 
   @staticmethod
   def data(framed: bytes) -> bytes:
+    """What `framed` gives, without its length and CRCs."""
     return framed[HEADER.size : -FOOTER.size]
 
   def _scan(self):
