@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SECONDS = 10
+SECONDS = 20  # a case takes far less, but the machine may be busy
 MEGABYTES = 256
 
 
