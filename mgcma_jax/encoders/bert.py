@@ -26,6 +26,7 @@ ONLY = {
 }
 
 MOST = 2**20  # of anything counted: shapes stay numbers that JAX can hold
+MOST_LAYERS = 1000  # each is looked up in the checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +66,9 @@ class BertConfig:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.type is int and not 1 <= value <= MOST:
-        raise ValueError(f'{field.name}={value} must lie in [1, {MOST}]')
+      most = MOST_LAYERS if field.name == 'num_hidden_layers' else MOST
+      if field.type is int and not 1 <= value <= most:
+        raise ValueError(f'{field.name}={value} must lie in [1, {most}]')
       if field.type is float and not 0 <= value < 1:
         raise ValueError(f'{field.name}={value} must lie in [0, 1)')
     if self.hidden_size % self.num_attention_heads:

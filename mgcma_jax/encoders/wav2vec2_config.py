@@ -24,6 +24,7 @@ CHOICES = {
 }
 
 MOST = 2**20  # of anything counted: shapes stay numbers that JAX can hold
+MOST_LAYERS = 1000  # each is looked up in the checkpoint
 
 Count = typing.TypeVar('Count', int, np.ndarray, jax.Array)
 
@@ -196,16 +197,17 @@ def _checked(field, value):
     cure = f'be one of {CHOICES[field.name]}'
   elif field.type is int:
     least = 0 if field.name.endswith('min_masks') else 1
-    ok = type(value) is int and least <= value <= MOST
-    cure = f'be a whole number in [{least}, {MOST}]'
+    most = MOST_LAYERS if field.name == 'num_hidden_layers' else MOST
+    ok = type(value) is int and least <= value <= most
+    cure = f'be a whole number in [{least}, {most}]'
   elif field.type is float:
     ok = type(value) in (int, float) and 0 <= value < 1
     value, cure = float(value) if ok else value, 'be a number in [0, 1)'
   elif field.type is not bool:
-    ok = isinstance(value, list | tuple) and value
+    ok = isinstance(value, list | tuple) and 1 <= len(value) <= MOST_LAYERS
     ok = ok and all(type(v) is int and 1 <= v <= MOST for v in value)
     value = tuple(value) if ok else value
-    cure = f'be whole numbers in [1, {MOST}]'
+    cure = f'be at most {MOST_LAYERS} whole numbers in [1, {MOST}]'
   if not ok:
     raise ValueError(f'{field.name}={value!r} must {cure}')
   return value

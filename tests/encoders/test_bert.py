@@ -199,6 +199,7 @@ def test_too_long_a_text_is_an_error():
   [
     ({'num_attention_heads': 5}, 'num_attention_heads=5 must divide'),
     ({'vocab_size': 2**40}, 'vocab_size=1099511627776 must lie in'),
+    ({'num_hidden_layers': 1001}, 'num_hidden_layers=1001 must lie in'),
     ({'num_hidden_layers': 0}, 'num_hidden_layers=0 must lie in'),
     ({'hidden_dropout_prob': 1.0}, r'hidden_dropout_prob=1.0 must lie in'),
     ({'dtype': 'int8'}, "dtype='int8' must be"),
