@@ -59,7 +59,7 @@ CODES = (*dict.fromkeys(code for code, _ in CATEGORIES.values()), NO_MAJORITY)
 
 SESSION = re.compile(r'Session[1-9]')
 SUMMARY = re.compile(
-  r'\[\s*([\d.]+)\s*-\s*([\d.]+)\s*\]\s+(\S+)\s+([a-z]{3})\b'
+  r'\[\s*(\d+\.?\d*)\s*-\s*(\d+\.?\d*)\s*\]\s+(\S+)\s+([a-z]{3})\b'
 )
 # Of evaluators; free text may follow in brackets.
 VOTES = re.compile(r'C-E\d+\s*:([^(]*)')

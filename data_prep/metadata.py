@@ -151,8 +151,7 @@ def _faults(
       if not row.fields[column]:
         faults.append((row.line, f'the {column} is empty: fill it in'))
     path = PurePosixPath(row.fields['file_name'])
-    inside = (source / path).resolve().is_relative_to(root)
-    if path.is_absolute() or '..' in path.parts or not inside:
+    if path.is_absolute() or '..' in path.parts or _leads_out(path, root):
       text = f'{path} is outside the folder {source}: put the sound into it'
       faults.append((row.line, text))
     if row.fields['style'] not in STYLES:
@@ -163,6 +162,13 @@ def _faults(
       text = f'{label!r} is outside --labels, which make it of another label'
       faults.append((row.line, f'{text}: add {label}:{label}'))
   return faults
+
+
+def _leads_out(path: PurePosixPath, root: Path) -> bool:
+  try:
+    return not (root / path).resolve().is_relative_to(root)
+  except (ValueError, OSError, RuntimeError):  # no name of a file; a loop
+    return True
 
 
 def _unusable(

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import hashlib
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from data_prep.sound import SoundError, read_sound
 from data_prep.vocabulary import check_choice, save_vocabulary
 from mgcma_jax.inputs.audio import SAMPLE_RATE, at_least_one_frame
-from mgcma_jax.inputs.corpus import CorpusInfo, Shard
+from mgcma_jax.inputs.corpus_info import CorpusInfo, Shard, sha256_of
 from mgcma_jax.inputs.records import (
   STRINGS,
   TIMES,
@@ -252,6 +251,8 @@ def _write(
         write_records(folder / file, examples)
         shards.append(_shard(folder / file, session, len(part)))
   _write_tfds_metadata(folder, name, labels, shards)
+  written = {path for path in folder.rglob('*') if path.is_file()}
+  others = written - {folder / shard.file for shard in shards}
   CorpusInfo(
     name=name,
     labels=labels,
@@ -261,6 +262,10 @@ def _write(
     vocab_folder=vocab_folder,
     vocab_origin=vocab_origin,
     shards=tuple(shards),
+    others={
+      path.relative_to(folder).as_posix(): sha256_of(path)
+      for path in sorted(others)
+    },
   ).write(folder)
 
 
@@ -286,10 +291,8 @@ def _examples(
 
 
 def _shard(path: Path, session: str, num_records: int) -> Shard:
-  with open(path, 'rb') as file:
-    digest = hashlib.file_digest(file, 'sha256').hexdigest()
   size = path.stat().st_size
-  return Shard(path.name, session, num_records, size, digest)
+  return Shard(path.name, session, num_records, size, sha256_of(path))
 
 
 def _write_tfds_metadata(

@@ -1,5 +1,6 @@
 """Sound files of any format and rate as 16 kHz mono int16."""
 
+import re
 from pathlib import Path
 
 import librosa
@@ -11,14 +12,57 @@ from mgcma_jax.inputs.audio import SAMPLE_RATE, to_int16
 
 # libsndfile's number of frames where the header does not say it.
 UNKNOWN_FRAMES = 2**63 - 1
+# What libsndfile notes of a part whose length is not the file's. It is wrong of
+# the outermost part (RIFF, FORM) in many a file that holds all its samples.
+WRONG_LENGTH = re.compile(
+  r'^ *(?!RIFF|RIFX|FORM)\w[\w ]*: (\d+) \(should be (\d+)\)$', re.MULTILINE
+)
+MOST_PER_SECOND = 8 * 192_000  # samples, of all channels
+LOUDEST = 100  # of full scale; int16's numbers as floats are louder
 
 
 class SoundError(ValueError):
   """A sound file that cannot be used; the text says why, and the cure."""
 
 
-def num_seconds(path: Path) -> float:
-  """Duration from the header, without decoding. Raises SoundError."""
+def read_sound(path: Path, max_seconds: float) -> Int16[np.ndarray, 'S']:
+  """The mean of the channels at 16 kHz; int16 at 16 kHz is kept bit by bit.
+
+  Raises SoundError: missing, undecodable, cut, empty, not finite, out of
+  scale, or longer than max_seconds, which is looked up before anything is
+  decoded (181 KB of flac can hold an hour).
+  """
+  info = _header(path)
+  if info.duration > max_seconds:
+    raise SoundError(
+      f'{path} lasts {info.duration:.2f} s, over --max-seconds='
+      f'{max_seconds:g}: cut it, or raise --max-seconds'
+    )
+  try:
+    wave_SX, rate = soundfile.read(path, dtype='float32', always_2d=True)
+  except soundfile.SoundFileError as error:
+    raise SoundError(
+      f'{path} cannot be decoded ({error}): replace it'
+    ) from error
+  if len(wave_SX) < info.frames:
+    raise SoundError(
+      f'{path} ends after {len(wave_SX)} of {info.frames} samples: replace it'
+    )
+  if not np.isfinite(wave_SX).all():
+    raise SoundError(f'{path} holds samples that are not finite: replace it')
+  if (loudest := np.abs(wave_SX).max()) > LOUDEST:
+    raise SoundError(
+      f'{path} reaches {loudest:g}, far beyond full scale, which is 1: scale '
+      'it to [-1, 1]'
+    )
+  wave_S = wave_SX.mean(1)
+  if rate != SAMPLE_RATE:
+    wave_S = librosa.resample(wave_S, orig_sr=rate, target_sr=SAMPLE_RATE)
+  return to_int16(wave_S)
+
+
+def _header(path):
+  """soundfile's info, of a file that holds what it claims."""
   if not path.is_file():
     raise SoundError(f'{path} does not exist: restore it')
   try:
@@ -28,34 +72,19 @@ def num_seconds(path: Path) -> float:
       f'{path} cannot be read as sound ({error}): replace it, or convert it '
       'to wav or flac'
     ) from error
+  for claimed, there in WRONG_LENGTH.findall(info.extra_info):
+    if int(claimed) > int(there):  # libsndfile would read what there is
+      raise SoundError(
+        f'{path} claims {claimed} bytes of sound and has {there}: it is cut, '
+        'or was written wrongly; replace it, or convert what there is to flac'
+      )
   if not info.frames:
     raise SoundError(f'{path} holds no sound: replace it')
   if info.frames == UNKNOWN_FRAMES:
     raise SoundError(f'{path} does not say how long it is: convert it to wav')
-  return info.frames / info.samplerate
-
-
-def read_sound(path: Path, max_seconds: float) -> Int16[np.ndarray, 'S']:
-  """The mean of the channels at 16 kHz; int16 at 16 kHz is kept bit by bit.
-
-  Raises SoundError: missing, undecodable, empty, not finite, or longer than
-  max_seconds, which is looked up before anything is decoded (181 KB of flac
-  can hold an hour).
-  """
-  if (seconds := num_seconds(path)) > max_seconds:
+  if info.samplerate * info.channels > MOST_PER_SECOND:
     raise SoundError(
-      f'{path} lasts {seconds:.2f} s, over --max-seconds={max_seconds:g}: cut '
-      'it, or raise --max-seconds'
+      f'{path} has {info.channels} channels at {info.samplerate} Hz, which no '
+      'recording of speech needs: convert it to one channel at 16000 Hz'
     )
-  try:
-    wave_SX, rate = soundfile.read(path, dtype='float32', always_2d=True)
-  except soundfile.SoundFileError as error:
-    raise SoundError(
-      f'{path} cannot be decoded ({error}): replace it'
-    ) from error
-  wave_S = wave_SX.mean(1)
-  if not np.isfinite(wave_S).all():
-    raise SoundError(f'{path} holds samples that are not finite: replace it')
-  if rate != SAMPLE_RATE:
-    wave_S = librosa.resample(wave_S, orig_sr=rate, target_sr=SAMPLE_RATE)
-  return to_int16(wave_S)
+  return info

@@ -17,9 +17,11 @@ from mgcma_jax.training.evaluation import Predictions, test
 from mgcma_jax.training.files import write_json
 from mgcma_jax.training.results import figures, table, write_predictions
 from mgcma_jax.training.run_folder import (
+  EvaluationConfig,
   ModelCard,
   check_corpus,
   read_card,
+  read_config,
   read_json,
   selected_params,
 )
@@ -47,9 +49,9 @@ def evaluate(
   """
   workdir = Path(workdir)
   result = read_json(workdir / 'result.json')
-  config = read_json(workdir / 'config.json')
+  config = read_config(workdir)
   card = read_card(workdir)
-  corpus = Corpus.open(data or config['data'])
+  corpus = Corpus.open(data or config.data)
   if not data:
     check_corpus(workdir, corpus, result['corpus']['sha256'])
   if not corpus.has_text and card.model.modalities != 'speech':
@@ -75,14 +77,12 @@ def evaluate(
 
 def _predict(
   workdir: Path,
-  config: dict[str, Any],
+  config: EvaluationConfig,
   card: ModelCard,
   corpus: Corpus,
   sessions: list[str] | None,
 ) -> Predictions:
-  buckets = Buckets(
-    tuple(config['audio_buckets']), tuple(config['text_buckets'])
-  )
+  buckets = Buckets(config.audio_buckets, config.text_buckets)
   examples = Examples.of(
     corpus,
     corpus.utterances(sessions),
@@ -91,14 +91,14 @@ def _predict(
     min(buckets.text_tokens[-1], card.model.bert.max_position_embeddings),
   )
   buckets.check(examples.lengths)
-  mesh = make_mesh(config['batch_size'], config['eval_batch_size'])
+  mesh = make_mesh(config.batch_size, config.eval_batch_size)
   return test(
     card.model,
     selected_params(workdir, replicated(mesh)),
     examples,
     buckets,
-    config['eval_batch_size'],
-    config['reader_threads'],
+    config.eval_batch_size,
+    config.reader_threads,
     mesh,
   )
 

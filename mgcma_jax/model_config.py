@@ -7,6 +7,7 @@ import dataclasses
 
 from mgcma_jax.encoders.bert import BertConfig
 from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
+from mgcma_jax.json_file import EXACT
 
 # Tables II and III, and two controls that keep the weights (A17).
 SYSTEMS = {
@@ -40,6 +41,8 @@ _CHOICES = {
 @dataclasses.dataclass(frozen=True)
 class MGCMAConfig:
   """Every choice of the model; the defaults are the recommended preset."""
+
+  __pydantic_config__ = EXACT
 
   num_classes: int = 4
   modalities: str = 'both'  # one alone: its encoder and a classifier
@@ -105,11 +108,12 @@ class MGCMAConfig:
         'learn_q: softmax does not change when q is added to every '
         'similarity, so q has no gradient; learn_p learns the scale'
       )
-    sizes = (self.tam_blocks, self.contrastive_group_size)
+    sizes = (self.num_heads, self.tam_blocks, self.contrastive_group_size)
     if any(size is not None and size < 1 for size in sizes):
       raise ValueError(
-        f'tam_blocks={self.tam_blocks} and contrastive_group_size='
-        f'{self.contrastive_group_size} must be at least 1'
+        f'num_heads={self.num_heads}, tam_blocks={self.tam_blocks} and '
+        f'contrastive_group_size={self.contrastive_group_size} must be at '
+        'least 1'
       )
     if not 0 <= self.dropout < 1:
       raise ValueError(f'dropout={self.dropout} must lie in [0, 1)')

@@ -1,13 +1,13 @@
 """BERT (arXiv 1810.04805) with PyTorch's numbers, the pooler left out."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mgcma_jax.json_file import EXACT, read_object
 from mgcma_jax.layers import (
   INITIAL_KERNEL,
   FeedForward,
@@ -24,6 +24,9 @@ ONLY = {
   'is_decoder': False,
   'add_cross_attention': False,
 }
+
+MOST = 2**20  # of anything counted: shapes stay numbers that JAX can hold
+MOST_LAYERS = 1000  # each is looked up in the checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,8 @@ class BertConfig:
     unroll: layers in one step of the scan; speed only.
   """
 
+  __pydantic_config__ = EXACT
+
   vocab_size: int = 30522
   hidden_size: int = 768
   num_hidden_layers: int = 12
@@ -61,9 +66,10 @@ class BertConfig:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.type is int and value < 1:
-        raise ValueError(f'{field.name}={value} must be at least 1')
-      if field.name.endswith('_prob') and not 0 <= value < 1:
+      most = MOST_LAYERS if field.name == 'num_hidden_layers' else MOST
+      if field.type is int and not 1 <= value <= most:
+        raise ValueError(f'{field.name}={value} must lie in [1, {most}]')
+      if field.type is float and not 0 <= value < 1:
         raise ValueError(f'{field.name}={value} must lie in [0, 1)')
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(
@@ -101,20 +107,20 @@ class BertConfig:
       raise FileNotFoundError(
         f'{path} is missing: the folder of a Hugging Face checkpoint holds one'
       )
-    try:
-      source = dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-      raise ValueError(f'{path} is not a JSON object: {error}') from error
+    source = read_object(path)
     for name, value in ONLY.items():
       if source.get(name, value) != value:
         raise ValueError(
           f'{path}: {name} is {source[name]!r}, but FlaxBert computes only '
           f'{value!r}: take a checkpoint of the bert-base-uncased kind'
         )
-    return cls(**_own_fields(cls, source, path))
+    try:
+      return cls(**_own_fields(cls, source))
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from error
 
 
-def _own_fields(cls, source, path):
+def _own_fields(cls, source):
   """The values of our own fields that config.json has, types checked."""
   values = {}
   for field in dataclasses.fields(cls):
@@ -126,7 +132,7 @@ def _own_fields(cls, source, path):
       value = float(value)
     if type(value) is not field.type:
       raise ValueError(
-        f'{path}: {field.name} is {value!r}, not of type {field.type.__name__}'
+        f'{field.name} is {value!r}, not of type {field.type.__name__}'
       )
     values[field.name] = value
   return values

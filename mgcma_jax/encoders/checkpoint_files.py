@@ -1,65 +1,31 @@
 """The files of a Hugging Face checkpoint, read without torch.
 
-A `pytorch_model.bin` is a zip archive of raw storages and one pickle, which
-may name any function. Nothing is looked up or called by name here: the few
-instructions with which torch describes tensors are carried out, all others
-are refused, and no tensor is larger than the bytes that are stored for it.
+A `pytorch_model.bin` is a zip archive of raw storages and one pickle, which is
+read as torch_pickle says; no tensor is larger than the bytes that are stored
+for it.
 """
 
-import json
 import math
-import pickletools
 import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 import safetensors
+
+from mgcma_jax.encoders.torch_pickle import (
+  TYPES,
+  CheckpointError,
+  Tensor,
+  run_pickle,
+)
+from mgcma_jax.json_file import read_object
 
 SAFETENSORS = 'model.safetensors'
 TORCH = 'pytorch_model.bin'
 
-# numpy's type by the names of safetensors and of torch's storages
-TYPES = (
-  ('F64', 'torch DoubleStorage', np.float64),
-  ('F32', 'torch FloatStorage', np.float32),
-  ('F16', 'torch HalfStorage', np.float16),
-  ('BF16', 'torch BFloat16Storage', ml_dtypes.bfloat16),
-  ('I64', 'torch LongStorage', np.int64),
-  ('I32', 'torch IntStorage', np.int32),
-  ('I16', 'torch ShortStorage', np.int16),
-  ('I8', 'torch CharStorage', np.int8),
-  ('U8', 'torch ByteStorage', np.uint8),
-  ('BOOL', 'torch BoolStorage', np.bool_),
-)
 SAFETENSORS_TYPES = {name: np.dtype(dtype) for name, _, dtype in TYPES}
-STORAGE_TYPES = {name: np.dtype(dtype) for _, name, dtype in TYPES}
-
-LITERALS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
-
-
-class CheckpointError(ValueError):
-  """A checkpoint is damaged, unsafe, or not of the architecture."""
-
-
-class Storage(NamedTuple):
-  """A run of numbers, the archive's member `data/{key}`."""
-
-  dtype: np.dtype
-  key: str
-  size: int
-
-
-class Tensor(NamedTuple):
-  """A strided view on a storage; offset and stride count numbers."""
-
-  storage: Storage
-  offset: int
-  shape: tuple[int, ...]
-  stride: tuple[int, ...]
 
 
 def find_checkpoint(folder_or_hub_id: str | Path) -> Path:
@@ -133,7 +99,7 @@ def _read_shards(
 ) -> dict[str, np.ndarray]:
   """The tensors of all shards, which must be those that the index lists."""
   try:
-    shard_of = dict(json.loads(index.read_text())['weight_map'])
+    shard_of = dict(read_object(index)['weight_map'])
     shards = sorted(set(shard_of.values()))
   except (LookupError, TypeError, ValueError) as error:
     raise CheckpointError(f'{index} lists no shards: {error!r}') from error
@@ -189,7 +155,10 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
 
 def _read_archive(archive, file_size):
   # torch never compresses, so that no sum of sizes can exceed the file's.
-  if sum(member.file_size for member in archive.infolist()) > file_size:
+  members = archive.infolist()
+  if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+    raise CheckpointError('it is compressed, which torch never does: refused')
+  if sum(member.file_size for member in members) > file_size:
     raise CheckpointError('its members claim more bytes than it has: refused')
   names = archive.namelist()
   roots = re.findall(r'^([^/\n]+/)data\.pkl$', '\n'.join(names), re.M)
@@ -249,98 +218,3 @@ def _view(name, tensor, numbers):
     )
   strides = [step * numbers.itemsize for step in stride]
   return np.lib.stride_tricks.as_strided(numbers[offset:], shape, strides)
-
-
-def run_pickle(data: bytes) -> object:
-  """What the pickle of a state_dict describes, a Tensor for each tensor.
-
-  Raises:
-    CheckpointError: it names or does what no state_dict needs.
-  """
-  stack, marks, memo = [], [], {}
-
-  def since(start):
-    items = stack[start:]
-    del stack[start:]
-    return items
-
-  for opcode, argument, position in pickletools.genops(data):
-    match opcode.name:
-      case 'PROTO' | 'STOP':
-        pass
-      case 'BINUNICODE' | 'BININT' | 'BININT1' | 'BININT2' | 'LONG1':
-        stack.append(argument)
-      case 'NONE' | 'NEWTRUE' | 'NEWFALSE' | 'EMPTY_TUPLE':
-        stack.append(LITERALS[opcode.name])
-      case 'EMPTY_DICT':
-        stack.append({})
-      case 'MARK':
-        marks.append(len(stack))
-      case 'TUPLE':
-        stack.append(tuple(since(marks.pop())))
-      case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-        stack.append(tuple(since(-int(opcode.name[-1]))))
-      case 'SETITEM':
-        _set_items(since(-2), stack[-1])
-      case 'SETITEMS':
-        _set_items(since(marks.pop()), stack[-1])
-      case 'BINPUT' | 'LONG_BINPUT':
-        memo[argument] = stack[-1]
-      case 'BINGET' | 'LONG_BINGET':
-        stack.append(memo[argument])
-      case 'GLOBAL':
-        stack.append(_allowed(argument))
-      case 'BINPERSID':
-        stack.append(_storage(*stack.pop()))
-      case 'REDUCE':
-        call, arguments = since(-2)
-        stack.append(call(*arguments))
-      case 'BUILD':  # attributes of the state_dict: versions of its modules
-        stack.pop()
-      case name:
-        raise CheckpointError(
-          f'its pickle does {name} at byte {position}, which no state_dict '
-          'needs: refused'
-        )
-  return stack.pop()
-
-
-def _allowed(name):
-  """What stands for a global name: a type of numbers, or one of three calls."""
-  if name in STORAGE_TYPES:
-    return STORAGE_TYPES[name]
-  calls = {
-    'collections OrderedDict': lambda: {},
-    'torch._utils _rebuild_tensor_v2': _tensor,
-    'torch._utils _rebuild_parameter': lambda tensor, *_: tensor,
-  }
-  if name not in calls:
-    raise CheckpointError(
-      f'its pickle names {name!r}, which no tensor needs and which could run '
-      'code: refused; take model.safetensors, or a file that you trust'
-    )
-  return calls[name]
-
-
-def _set_items(items, target):
-  keys, values = items[::2], items[1::2]
-  # Only str is ever hashed: hashing a deep tuple would crash the interpreter.
-  if type(target) is not dict or any(type(key) is not str for key in keys):
-    raise CheckpointError('it has entries without a name')
-  target.update(zip(keys, values, strict=True))
-
-
-def _storage(_, dtype, key, location, size):
-  # These are hashed, too.
-  if not isinstance(dtype, np.dtype) or (type(key), type(size)) != (str, int):
-    raise CheckpointError('its pickle describes a storage wrongly')
-  return Storage(dtype, key, size)
-
-
-def _tensor(storage, offset, shape, stride, *_):
-  numbers = (offset, *shape, *stride)
-  if type(storage) is not Storage or any(
-    type(number) is not int or not 0 <= number < 2**48 for number in numbers
-  ):
-    raise CheckpointError('its pickle describes a tensor wrongly')
-  return Tensor(storage, offset, shape, stride)

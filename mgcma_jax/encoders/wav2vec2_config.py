@@ -1,13 +1,14 @@
 """Sizes and rates of wav2vec 2.0, and the frames that follow from them."""
 
 import dataclasses
-import json
 import typing
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mgcma_jax.json_file import EXACT, read_object
 
 # What config.json may say of the architecture, as transformers defaults it.
 ONLY = {
@@ -21,6 +22,9 @@ CHOICES = {
   'feat_extract_norm': ('group', 'layer'),
   'w2v_group_norm': ('masked', 'hf'),
 }
+
+MOST = 2**20  # of anything counted: shapes stay numbers that JAX can hold
+MOST_LAYERS = 1000  # each is looked up in the checkpoint
 
 Count = typing.TypeVar('Count', int, np.ndarray, jax.Array)
 
@@ -65,6 +69,8 @@ class Wav2Vec2Config:
     unroll: layers in one step of the scan; speed only.
     remat: compute a layer again in the backward pass; memory only.
   """
+
+  __pydantic_config__ = EXACT
 
   hidden_size: int = 768
   num_hidden_layers: int = 12
@@ -159,10 +165,7 @@ class Wav2Vec2Config:
       raise FileNotFoundError(
         f'{path} is missing: the folder of a Hugging Face checkpoint holds one'
       )
-    try:
-      source = dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-      raise ValueError(f'{path} is not a JSON object: {error}') from error
+    source = read_object(path)
     for name, value in ONLY.items():
       if source.get(name, value) != value:
         raise ValueError(
@@ -194,16 +197,17 @@ def _checked(field, value):
     cure = f'be one of {CHOICES[field.name]}'
   elif field.type is int:
     least = 0 if field.name.endswith('min_masks') else 1
-    ok = type(value) is int and value >= least
-    cure = f'be a whole number, at least {least}'
+    most = MOST_LAYERS if field.name == 'num_hidden_layers' else MOST
+    ok = type(value) is int and least <= value <= most
+    cure = f'be a whole number in [{least}, {most}]'
   elif field.type is float:
     ok = type(value) in (int, float) and 0 <= value < 1
     value, cure = float(value) if ok else value, 'be a number in [0, 1)'
   elif field.type is not bool:
-    ok = isinstance(value, list | tuple) and value
-    ok = ok and all(type(v) is int and v > 0 for v in value)
+    ok = isinstance(value, list | tuple) and 1 <= len(value) <= MOST_LAYERS
+    ok = ok and all(type(v) is int and 1 <= v <= MOST for v in value)
     value = tuple(value) if ok else value
-    cure = 'be whole numbers, each at least 1'
+    cure = f'be at most {MOST_LAYERS} whole numbers in [1, {MOST}]'
   if not ok:
     raise ValueError(f'{field.name}={value!r} must {cure}')
   return value

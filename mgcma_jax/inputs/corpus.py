@@ -1,102 +1,25 @@
 """A prepared corpus: a folder of TFRecord shards with corpus.json."""
 
 import hashlib
-import json
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int16
 
-from mgcma_jax.inputs.audio import SAMPLE_RATE
+from mgcma_jax.inputs.audio import MIN_SAMPLES, SAMPLE_RATE
+from mgcma_jax.inputs.corpus_info import (
+  CORPUS_FILE,
+  CorpusError,
+  CorpusInfo,
+  Shard,
+  how_to_prepare,
+  how_to_replace,
+)
 from mgcma_jax.inputs.records import RecordFile, Utterance, decode_example
-
-CORPUS_FILE = 'corpus.json'
-FORMAT = 1
-
-
-class CorpusError(ValueError):
-  """A prepared folder that is missing, unfinished or not as recorded."""
-
-
-def _prepare(folder: str | Path) -> str:
-  return (
-    'run python -m data_prep.iemocap --source <IEMOCAP_full_release> --out '
-    f'{folder}, or python -m data_prep.metadata --source <folder> --out '
-    f'{folder}, first'
-  )
-
-
-@dataclass(frozen=True)
-class Shard:
-  """One TFRecord file, as it was written."""
-
-  file: str
-  session: str
-  num_records: int
-  num_bytes: int
-  sha256: str
-
-
-@dataclass(frozen=True)
-class CorpusInfo:
-  """What corpus.json holds.
-
-  Attributes:
-    name: first part of the shards' names.
-    labels: words of the classes, in the order of their stored indices.
-    counts: {session: {label: number of utterances}}.
-    hours: of speech.
-    has_text: False where the corpus was prepared with --no-text.
-    vocab_folder: tokenizer's folder in the corpus; None if it was not read.
-    vocab_origin: folder or hub id that it came from, or how it was made.
-    shards: session by session.
-    sample_rate: of the stored samples, Hz.
-    format: version of the shards' schema and of this file.
-  """
-
-  name: str
-  labels: tuple[str, ...]
-  counts: dict[str, dict[str, int]]
-  hours: float
-  has_text: bool
-  vocab_folder: str | None
-  vocab_origin: str
-  shards: tuple[Shard, ...]
-  sample_rate: int = SAMPLE_RATE
-  format: int = FORMAT
-
-  def write(self, folder: Path) -> None:
-    """Writes corpus.json, by which a folder counts as finished."""
-    text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-    (folder / CORPUS_FILE).write_text(text + '\n', encoding='utf-8')
-
-  @classmethod
-  def read(cls, folder: Path) -> 'CorpusInfo':
-    """Raises CorpusError with the cure."""
-    path = folder / CORPUS_FILE
-    if not folder.is_dir():
-      raise CorpusError(f'{folder} does not exist: {_prepare(folder)}')
-    if not path.is_file():
-      raise CorpusError(
-        f'{folder} has no {CORPUS_FILE}, so its preparation was not finished: '
-        f'remove it and {_prepare(folder)}'
-      )
-    try:
-      fields = json.loads(path.read_text(encoding='utf-8'))
-      if fields['format'] != FORMAT:
-        raise CorpusError(
-          f'{folder} has format {fields["format"]}, and this mgcma_jax reads '
-          f'format {FORMAT}: remove it and {_prepare(folder)}'
-        )
-      fields['labels'] = tuple(fields['labels'])
-      fields['shards'] = tuple(Shard(**s) for s in fields['shards'])
-      return cls(**fields)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
-      raise CorpusError(
-        f'{path} is damaged ({e!r}): remove {folder} and {_prepare(folder)}'
-      ) from e
 
 
 @dataclass(frozen=True)
@@ -118,7 +41,7 @@ class Entry:
 
 
 class Corpus:
-  """A prepared corpus, whose every record was CRC-checked when it was opened.
+  """A prepared corpus, whose every byte was checked when it was opened.
 
   Attributes:
     folder: absolute.
@@ -133,7 +56,13 @@ class Corpus:
     sha256: hex digest of the contents of all shards in order.
   """
 
-  def __init__(self, folder: Path, info: CorpusInfo, files: list[RecordFile]):
+  def __init__(
+    self,
+    folder: Path,
+    info: CorpusInfo,
+    files: list[RecordFile],
+    entries: list[Entry],
+  ):
     self.folder = folder.resolve()
     self.name = info.name
     self.labels = info.labels
@@ -151,9 +80,7 @@ class Corpus:
     self.sha256 = hashlib.sha256(digests.encode()).hexdigest()
     self._shown = folder
     self._files = files
-    self._entries = [
-      entry for i, file in enumerate(files) for entry in self._scan(i, file)
-    ]
+    self._entries = entries
 
   @classmethod
   def open(cls, folder: str | Path) -> 'Corpus':
@@ -163,7 +90,16 @@ class Corpus:
     """
     folder = Path(folder)
     info = CorpusInfo.read(folder)
-    return cls(folder, info, [_open_shard(folder, s) for s in info.shards])
+    info.check_files(folder)
+    with ThreadPoolExecutor() as pool:  # hashing is most of the work
+      opened = list(
+        pool.map(
+          lambda i: _open_shard(folder, info, i), range(len(info.shards))
+        )
+      )
+    entries = [entry for _, own in opened for entry in own]
+    _check_summary(folder, info, entries)
+    return cls(folder, info, [file for file, _ in opened], entries)
 
   def utterances(self, sessions: Iterable[str] | None = None) -> list[Entry]:
     """The sessions' entries (None: all), in the order of the shards.
@@ -175,7 +111,7 @@ class Corpus:
       if session not in self.sessions:
         raise CorpusError(
           f'{session} has 0 utterances in {self._shown} (which has '
-          f'{", ".join(self.sessions)}): {_prepare(self._shown)}'
+          f'{", ".join(self.sessions)}): {how_to_prepare(self._shown)}'
         )
     return [e for e in self._entries if e.utterance.session in wanted]
 
@@ -184,33 +120,86 @@ class Corpus:
     data = self._files[entry.shard][entry.record]
     return decode_example(data, self.labels)[1]
 
-  def _scan(self, i: int, file: RecordFile):
-    for record in range(len(file)):
-      data = file[record]
-      try:
-        utterance, pcm_S = decode_example(data, self.labels)
-      except ValueError as error:
-        raise CorpusError(
-          f'{file.path}: record {record}: {error}: remove {self._shown} and '
-          f'{_prepare(self._shown)}'
-        ) from error
-      yield Entry(utterance, len(pcm_S), i, record)
 
+def _open_shard(
+  folder: Path, info: CorpusInfo, i: int
+) -> tuple[RecordFile, list[Entry]]:
+  """The i-th shard and its utterances, every byte of it checked.
 
-def _open_shard(folder: Path, shard: Shard) -> RecordFile:
-  """Raises CorpusError where the file is not the recorded one."""
+  Raises DamagedShard, or CorpusError where the file is whole but another.
+  """
+  shard = info.shards[i]
   path = folder / shard.file
-  if not path.is_file():
-    raise CorpusError(
-      f'{path} is missing, and {CORPUS_FILE} names it: copy it again, or '
-      f'remove {folder} and {_prepare(folder)}'
-    )
   file = RecordFile(path)
   found = (len(file), path.stat().st_size)
   if found != (shard.num_records, shard.num_bytes):
     raise CorpusError(
       f'{path} holds {found[0]} records in {found[1]} bytes, but '
-      f'{CORPUS_FILE} says {shard.num_records} in {shard.num_bytes}: copy it '
-      f'again, or remove {folder} and {_prepare(folder)}'
+      f'{CORPUS_FILE} says {shard.num_records} in {shard.num_bytes}: '
+      f'{how_to_replace(folder)}'
     )
-  return file
+  entries, digest = [], hashlib.sha256()
+  for record in range(len(file)):
+    framed = file.framed(record)
+    digest.update(framed)
+    try:
+      entries.append(_entry(file.data(framed), info, shard, i, record))
+    except ValueError as error:
+      raise CorpusError(
+        f'{path}: record {record}: {error}: {how_to_replace(folder)}'
+      ) from error
+  if digest.hexdigest() != shard.sha256:
+    raise CorpusError(
+      f'{path} is whole but of another preparation (its sha256 is not the one '
+      f'in {CORPUS_FILE}): {how_to_replace(folder)}'
+    )
+  return file, entries
+
+
+def _entry(
+  data: bytes, info: CorpusInfo, shard: Shard, i: int, record: int
+) -> Entry:
+  utterance, pcm_S = decode_example(data, info.labels)
+  if utterance.session != shard.session:
+    raise ValueError(
+      f'it is of {utterance.session}, but {CORPUS_FILE} says {shard.session}'
+    )
+  if len(pcm_S) < MIN_SAMPLES:
+    raise ValueError(f'it has {len(pcm_S)} samples, fewer than {MIN_SAMPLES}')
+  return Entry(utterance, len(pcm_S), i, record)
+
+
+def _check_summary(
+  folder: Path, info: CorpusInfo, entries: list[Entry]
+) -> None:
+  """Raises CorpusError where corpus.json and the records tell two stories."""
+  utterances = [e.utterance for e in entries]
+  counts = Counter((u.session, u.label) for u in utterances)
+  all_have_text = all(u.text is not None for u in utterances)
+  samples = sum(e.num_samples for e in entries)
+  told = {
+    'counts': Counter(
+      {(s, x): n for s, own in info.counts.items() for x, n in own.items()}
+    ),
+    'hours': info.hours,
+    'has_text': info.has_text,
+    'sample_rate': info.sample_rate,
+    'number of different names': len(entries),
+  }
+  found = {
+    'counts': counts,
+    'hours': samples / SAMPLE_RATE / 3600,
+    'has_text': info.has_text and all_have_text,
+    'sample_rate': SAMPLE_RATE,
+    'number of different names': len({u.name for u in utterances}),
+  }
+  differences = [
+    f'{field} is {told[field]} there and {found[field]} in the records'
+    for field in told
+    if told[field] != found[field]
+  ]
+  if differences:
+    raise CorpusError(
+      f'{folder / CORPUS_FILE} does not fit its shards '
+      f'({"; ".join(differences)}): {how_to_replace(folder)}'
+    )

@@ -167,24 +167,32 @@ def decode_example(
   if missing := FEATURES - set(feature):
     raise ValueError(f'it has no {", ".join(sorted(missing))}')
 
+  def one(key, kind):
+    values = getattr(feature[key], kind).value
+    if len(values) != 1:
+      raise ValueError(f'it has {len(values)} values of {key} in its {kind}')
+    return values[0]
+
   def string(key):
-    return feature[key].bytes_list.value[0].decode()
+    return one(key, 'bytes_list').decode()
 
   def seconds(key):
-    value = feature[key].float_list.value[0]
+    value = one(key, 'float_list')
     return None if math.isnan(value) else value
 
-  label = feature['label'].int64_list.value[0]
+  label = one('label', 'int64_list')
   if not 0 <= label < len(labels):
     raise ValueError(f'its label {label} is none of 0..{len(labels) - 1}')
   utterance = Utterance(
-    text=string('text') if feature['has_text'].int64_list.value[0] else None,
+    text=string('text') if one('has_text', 'int64_list') else None,
     label=labels[label],
     votes=tuple(v.decode() for v in feature['votes'].bytes_list.value),
     **{key: string(key) for key in STRINGS},
     **{key: seconds(key) for key in TIMES},
   )
-  pcm = feature['waveform'].bytes_list.value[0]
+  pcm = one('waveform', 'bytes_list')
+  if len(pcm) % 2:
+    raise ValueError(f'its waveform of {len(pcm)} bytes is not of int16')
   return utterance, np.frombuffer(pcm, '<i2')
 
 
@@ -223,14 +231,24 @@ class RecordFile:
     return len(self._spans)
 
   def __getitem__(self, i: int) -> bytes:
+    return self.data(self.framed(i))
+
+  def framed(self, i: int) -> bytes:
+    """The record as it lies in the file, with its length and CRCs."""
     offset, length = self._spans[i]
-    data = os.pread(self._fd, length + FOOTER.size, offset + HEADER.size)
-    if len(data) < length + FOOTER.size:
+    size = HEADER.size + length + FOOTER.size
+    framed = os.pread(self._fd, size, offset)
+    if len(framed) < size:
       raise self._damaged(i, offset, 'the file ends within it')
-    data, footer = data[:length], data[length:]
-    if FOOTER.unpack(footer)[0] != masked_crc(data):
+    (crc,) = FOOTER.unpack(framed[-FOOTER.size :])
+    if crc != masked_crc(self.data(framed)):
       raise self._damaged(i, offset, 'the CRC of its data differs')
-    return data
+    return framed
+
+  @staticmethod
+  def data(framed: bytes) -> bytes:
+    """What `framed` gives, without its length and CRCs."""
+    return framed[HEADER.size : -FOOTER.size]
 
   def _scan(self):
     """(offset, length of the data) of each record, from the headers."""

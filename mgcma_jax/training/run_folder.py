@@ -10,16 +10,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from transformers import BertTokenizerFast
 
-from mgcma_jax.encoders.bert import BertConfig
 from mgcma_jax.encoders.checkpoint_files import SAFETENSORS
-from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
 from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.text import load_tokenizer
+from mgcma_jax.json_file import EXACT, as_dataclass, read_object
 from mgcma_jax.model import MGCMAConfig
 from mgcma_jax.training.checkpoint import restore_params
 from mgcma_jax.training.files import write_json
@@ -43,8 +42,31 @@ class ModelCard:
   tokenizer: BertTokenizerFast
 
 
+@dataclass(frozen=True)
+class EvaluationConfig:
+  """What a run's config.json says of its test, as in configs/base.py."""
+
+  data: str
+  audio_buckets: tuple[float, ...]
+  text_buckets: tuple[int, ...]
+  batch_size: int
+  eval_batch_size: int
+  reader_threads: int
+  select: Literal['val', 'last', 'oracle_test']
+
+
+@dataclass(frozen=True)
+class _StoredCard:
+  """model.json."""
+
+  __pydantic_config__ = EXACT
+
+  classes: tuple[str, ...]
+  model: MGCMAConfig
+
+
 def read_json(path: Path) -> dict[str, Any]:
-  """Raises ValueError with the cure where the run has no such file."""
+  """Raises ValueError where the run has no such file, or a damaged one."""
   if not path.is_file() and (path.parent / SAFETENSORS).exists():
     raise ValueError(
       f'{path.parent} is an export and not a run: start a run from it with '
@@ -54,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
     raise ValueError(
       f'{path} does not exist: train with --workdir={path.parent} first'
     )
-  return json.loads(path.read_text(encoding='utf-8'))
+  return read_object(path)
 
 
 def check_config(
@@ -168,23 +190,24 @@ def read_card(folder: Path) -> ModelCard:
   """The model of a run, or of what `mgcma_jax.export` wrote.
 
   Raises:
-    ValueError: the folder is of neither.
+    ValueError: the folder is of neither, or model.json is damaged.
   """
-  stored = read_json(folder / 'model.json')
-  fields = stored['model']
-  model = MGCMAConfig(
-    **fields
-    | {
-      'sequence': tuple(fields['sequence']),
-      'wav2vec2': Wav2Vec2Config(**fields['wav2vec2']),
-      'bert': BertConfig(**fields['bert']),
-    }
-  )
+  path = folder / 'model.json'
+  stored = as_dataclass(_StoredCard, read_json(path), path)
+  if stored.model.num_classes != len(stored.classes):
+    raise ValueError(
+      f'{path} is damaged (num_classes={stored.model.num_classes} and classes='
+      f'{stored.classes}): copy it again, or train again'
+    )
   return ModelCard(
-    model,
-    tuple(stored['classes']),
-    load_tokenizer(folder / 'tokenizer'),
+    stored.model, stored.classes, load_tokenizer(folder / 'tokenizer')
   )
+
+
+def read_config(workdir: Path) -> EvaluationConfig:
+  """Raises ValueError where config.json is missing or not of a run."""
+  path = workdir / 'config.json'
+  return as_dataclass(EvaluationConfig, read_json(path), path)
 
 
 def selected_params(workdir: Path, sharding: jax.sharding.Sharding) -> Params:
@@ -200,5 +223,5 @@ def selected_params(workdir: Path, sharding: jax.sharding.Sharding) -> Params:
   Raises:
     ValueError: the folder is not a run's, or holds no checkpoint yet.
   """
-  last = read_json(workdir / 'config.json')['select'] == 'last'
+  last = read_config(workdir).select == 'last'
   return restore_params(workdir, 'last' if last else 'best', sharding)

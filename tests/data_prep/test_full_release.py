@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import iemocap
-from mgcma_jax.inputs.corpus import CorpusInfo
+from mgcma_jax.inputs.corpus_info import CorpusInfo
 
 FAKE = Path(__file__).with_name('fake_full_release.py')
 

@@ -367,6 +367,8 @@ def test_the_same_turn_twice_is_a_difference(release):
     ('\texc', '\tjoy'),
     ('Ses01F_impro01_M000', 'Ses01F_impro01_M00'),
     ('\tSes01F_impro01_M000\texc', ''),
+    ('[10.0100', '[10.01.00'),
+    ('11.3925]', '.]'),
   ],
 )
 def test_a_malformed_label_is_told_with_its_line(release, old, new):

@@ -179,6 +179,18 @@ def test_faulty_lines_are_listed_together(folder, skip_bad, tmp_path):
   ]
 
 
+def test_names_that_no_file_has(folder, tmp_path):
+  """NUL, a link to itself, a name that is too long."""
+  with pytest.raises(ValueError, match='line 2: a\0b.wav is outside'):
+    read(folder, HEADER + 'a\0b.wav,Yes.,sad,Zoë,1\n')
+  (folder / 'loop.wav').symlink_to('loop.wav')
+  for name in ('loop.wav', 'x' * 300 + '.wav'):
+    text = HEADER + f'{name},Yes.,sad,Zoë,1\n'
+    (folder / 'metadata.csv').write_text(text)
+    with pytest.raises(SystemExit, match=name):
+      metadata.main([f'--source={folder}', f'--out={tmp_path / "out"}'])
+
+
 def test_what_skip_bad_may_leave_out(folder, tmp_path):
   rows = (
     HEADER

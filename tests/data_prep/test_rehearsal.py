@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from data_prep import iemocap, rehearsal, release, sentences, voice
-from mgcma_jax.inputs.corpus import CorpusInfo
+from mgcma_jax.inputs.corpus_info import CorpusInfo
 
 SUMMARY = re.compile(
   r'^\[([\d.]+) - ([\d.]+)\]\t(\S+)\t([a-z]{3})\b(.*)$', re.M

@@ -122,12 +122,12 @@ def test_shards_follow_the_size(items, tmp_path, monkeypatch):
 
 
 def test_corpus_json_holds_the_hashes(items, tmp_path):
-  write(items, tmp_path / 'toy')
+  write(items, tmp_path / 'toy', train_vocab=60)
   info = json.loads((tmp_path / 'toy' / 'corpus.json').read_text())
-  for shard in info['shards']:
-    data = (tmp_path / 'toy' / shard['file']).read_bytes()
-    assert shard['sha256'] == hashlib.sha256(data).hexdigest()
-    assert shard['num_bytes'] == len(data)
+  hashes = {s['file']: s['sha256'] for s in info['shards']} | info['others']
+  files = contents(tmp_path / 'toy').items()
+  found = {file: hashlib.sha256(data).hexdigest() for file, data in files}
+  assert hashes | {'corpus.json': found['corpus.json']} == found
 
 
 def test_same_input_gives_same_bytes(items, tmp_path):

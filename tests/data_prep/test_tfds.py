@@ -91,7 +91,7 @@ def test_metadata_is_written_without_tensorflow(folder):
     'import sys, numpy\n'
     'from pathlib import Path\n'
     'from data_prep.shards import _write_tfds_metadata\n'
-    'from mgcma_jax.inputs.corpus import CorpusInfo\n'
+    'from mgcma_jax.inputs.corpus_info import CorpusInfo\n'
     f'folder = Path({str(folder)!r})\n'
     'info = CorpusInfo.read(folder)\n'
     '_write_tfds_metadata(folder, info.name, info.labels, info.shards)\n'

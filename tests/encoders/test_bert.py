@@ -198,10 +198,12 @@ def test_too_long_a_text_is_an_error():
   'change, message',
   [
     ({'num_attention_heads': 5}, 'num_attention_heads=5 must divide'),
-    ({'num_hidden_layers': 0}, 'num_hidden_layers=0 must be at least 1'),
+    ({'vocab_size': 2**40}, 'vocab_size=1099511627776 must lie in'),
+    ({'num_hidden_layers': 1001}, 'num_hidden_layers=1001 must lie in'),
+    ({'num_hidden_layers': 0}, 'num_hidden_layers=0 must lie in'),
     ({'hidden_dropout_prob': 1.0}, r'hidden_dropout_prob=1.0 must lie in'),
     ({'dtype': 'int8'}, "dtype='int8' must be"),
-    ({'unroll': 0}, 'unroll=0 must be at least 1'),
+    ({'unroll': 0}, 'unroll=0 must lie in'),
   ],
 )
 def test_wrong_sizes_are_errors(change, message):
@@ -254,7 +256,7 @@ def test_config_json_is_read(tmp_path):
 @pytest.mark.parametrize('text', ['{"hidden_size": ', '[1, 2]', '3'])
 def test_a_broken_config_json_is_named(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
-  with pytest.raises(ValueError, match='config.json is not a JSON object'):
+  with pytest.raises(ValueError, match='config.json is damaged'):
     BertConfig.from_hf(tmp_path)
 
 

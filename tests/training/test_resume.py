@@ -13,9 +13,10 @@ from mgcma_jax.evaluate import evaluate
 from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training.checkpoint import Checkpoints
+from mgcma_jax.training.files import write_json
 from mgcma_jax.training.interrupt import Interruption
 from mgcma_jax.training.loop import Loop
-from mgcma_jax.training.run_folder import write_json, write_run
+from mgcma_jax.training.run_folder import write_run
 from mgcma_jax.training.setup import make_setup
 
 

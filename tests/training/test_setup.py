@@ -1,13 +1,14 @@
 """What a user gets wrong is said before anything is compiled."""
 
-import json
+import shutil
 
 import pytest
 
-from mgcma_jax.inputs.corpus import CorpusError
+from mgcma_jax.inputs.corpus_info import CorpusError
 from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training.loop import Loop
 from mgcma_jax.training.setup import make_setup
+from tests.toy_corpus import change
 
 
 @pytest.fixture
@@ -90,9 +91,9 @@ def test_a_corpus_without_text_trains_speech_alone(
   folder.mkdir()
   for file in tiny_corpus.iterdir():
     (folder / file.name).symlink_to(file)
-  info = json.loads((folder / 'corpus.json').read_text())
   (folder / 'corpus.json').unlink()
-  (folder / 'corpus.json').write_text(json.dumps(info | {'has_text': False}))
+  shutil.copy(tiny_corpus / 'corpus.json', folder)
+  change(folder, has_text=False)
   config.data = str(folder)
   refused(config, tmp_path / 'run', 'modalities="speech"')
   config.model.modalities = 'speech'
