@@ -105,17 +105,25 @@ def train_step(
   (total, means), grads = jax.value_and_grad(loss, has_aux=True)(
     state.trainable
   )
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-  updates = jax.tree.map(lambda u: u * state.lr_scale.astype(u.dtype), updates)
   norm = global_norm(grads)
   means['gradient_norm'] = Mean(norm, jnp.ones_like(norm))
-  updated = state.replace(
-    trainable=optax.apply_updates(state.trainable, updates),
-    opt_state=opt_state,
-    means=jax.tree.map(jnp.add, state.means, means),
-  )
   finite = jnp.isfinite(norm) & jnp.isfinite(total)
-  state = jax.tree.map(lambda *x: jnp.where(finite, *x), updated, state)
+
+  def update(state):
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.trainable
+    )
+    updates = jax.tree.map(
+      lambda u: u * state.lr_scale.astype(u.dtype), updates
+    )
+    return state.replace(
+      trainable=optax.apply_updates(state.trainable, updates),
+      opt_state=opt_state,
+      means=jax.tree.map(jnp.add, state.means, means),
+    )
+
+  # cond, as selecting each array would hold old and new ones side by side.
+  state = jax.lax.cond(finite, update, lambda state: state, state)
   return state.replace(
     step=state.step + 1, skipped=state.skipped + ~finite
   ), finite
