@@ -26,6 +26,7 @@ from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.model import SYSTEMS
 from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training.interrupt import Interrupted, interruptible
+from mgcma_jax.training.lock import locked
 from mgcma_jax.training.run_folder import check_config, read_json
 from mgcma_jax.training.timing import TIMING, time_run
 from mgcma_jax.training.workers import Workers
@@ -138,16 +139,21 @@ def estimate(runs: Sequence[Run], jobs: int, timed: float | None) -> str:
   """
   seconds: dict[str, list[float]] = {}
   for run in runs:
-    if result := run.result:
+    if (result := run.result) and not result['time.resumed']:
       seconds.setdefault(run.system, []).append(result['time.seconds'])
   if not seconds and timed is None:
     return 'the first finished run will tell how long'
   means = {system: np.mean(times) for system, times in seconds.items()}
   other = np.mean(list(means.values())) if means else timed
-  left = sum(means.get(run.system, other) for run in runs if not run.result)
-  how = 'as the finished ones took' if seconds else 'at most, by these steps'
-  time_left = timedelta(minutes=math.ceil(left / jobs / 60))
-  return f'about {time_left} h to go, {how}'
+  left = [means.get(run.system, other) for run in runs if not run.result]
+  # No run ends sooner for there being others beside it.
+  needed = max(sum(left) / jobs, *left, 0)
+  how = (
+    'as the finished ones took'
+    if seconds
+    else 'by some steps of the first run, without validation'
+  )
+  return f'about {timedelta(minutes=math.ceil(needed / 60))} to go, {how}'
 
 
 def describe(runs: Sequence[Run], jobs: int) -> str:
@@ -198,7 +204,7 @@ def train_all(runs: Sequence[Run], workers: Workers) -> dict[str, str]:
   pending = [run for run in runs if run.result is None]
   failed, shown = {}, None
   bar = tqdm(total=len(runs), initial=len(runs) - len(pending), unit='run')
-  with interruptible() as interruption, bar:
+  with interruptible(workers.kill) as interruption, bar:
     while (pending or workers.running) and not interruption.requested:
       while pending and workers.free:
         run = pending.pop(0)
@@ -226,11 +232,12 @@ def main() -> None:
     values.config, workdir, values.systems, values.seeds, values.folds
   )
   workers = Workers(train_and_evaluate, values.jobs)
-  print(describe(runs, workers.jobs), flush=True)
-  untold = not any(run.result for run in runs)
-  timed = time_one(runs, values.jobs) if untold else None
-  print(estimate(runs, workers.jobs, timed), flush=True)
-  failed = train_all(runs, workers)
+  with locked(workdir):
+    print(describe(runs, workers.jobs), flush=True)
+    untold = not any(run.result for run in runs)
+    timed = time_one(runs, values.jobs) if untold else None
+    print(estimate(runs, workers.jobs, timed), flush=True)
+    failed = train_all(runs, workers)
   print(f'\n{summary(runs)}\n\npython -m mgcma_jax.report {workdir}')
   if failed:
     named = '\n'.join(f'  {name}: {error}' for name, error in failed.items())

@@ -94,32 +94,44 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
     SystemExit: with 75, where SIGTERM or SIGINT interrupted the run, which
       the same call resumes.
   """
-  started = time.monotonic()
-  workdir = Path(workdir)
-  check_config(workdir, config.to_dict())
-  if (workdir / 'result.json').exists():
-    print(f'{workdir} is finished; remove it to train again')
-    return Result(workdir, read_json(workdir / 'result.json'))
-
+  started, workdir = time.monotonic(), Path(workdir)
+  if result := _finished(config, workdir):
+    return result
   with locked(workdir), interruptible() as interruption:
+    # Another process may have trained it before the lock was free.
+    if result := _finished(config, workdir):
+      return result
     setup = make_setup(config)
     write_run(workdir, config.to_dict(), setup.card, setup.train.corpus)
     with Checkpoints(workdir) as checkpoints:
       loop = Loop(setup, checkpoints, interruption)
       print(summary(setup, loop), flush=True)
-      if loop.progress.epochs_done or int(loop.state.step):
-        print(f'resuming after step {int(loop.state.step)}')
+      if resumed := int(loop.state.step):
+        print(f'resuming after step {resumed}')
+      loop.stop_if_asked()
       if not loop.finished:
         loop.compile(loop.shapes)
-        with Logbook(
-          workdir, int(loop.state.step), loop.progress.epochs_done
-        ) as logbook:
+        with Logbook(workdir, resumed, loop.progress.epochs_done) as logbook:
           loop(logbook)
-      return _test(config, setup, loop, workdir, started)
+      return _test(config, setup, loop, workdir, started, bool(resumed))
+
+
+def _finished(config: ConfigDict, workdir: Path) -> Result | None:
+  """What the folder's run came to; ValueError where it is another's."""
+  check_config(workdir, config.to_dict())
+  if not (workdir / 'result.json').exists():
+    return None
+  print(f'{workdir} is finished; remove it to train again')
+  return Result(workdir, read_json(workdir / 'result.json'))
 
 
 def _test(
-  config: ConfigDict, setup: Setup, loop: Loop, workdir: Path, started: float
+  config: ConfigDict,
+  setup: Setup,
+  loop: Loop,
+  workdir: Path,
+  started: float,
+  resumed: bool,
 ) -> Result:
   """The one reading of the test session, with the chosen epoch."""
   params = selected_params(workdir, replicated(loop.mesh))
@@ -156,6 +168,7 @@ def _test(
     'platform': jax.devices()[0].platform,
     'time.host': platform.node(),
     'time.seconds': time.monotonic() - started,
+    'time.resumed': resumed,  # these seconds are then not all
   }
   write_predictions(
     workdir / 'predictions.csv',

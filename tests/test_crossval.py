@@ -18,7 +18,9 @@ from mgcma_jax.crossval import (
   train_all,
 )
 from mgcma_jax.training import workers
+from mgcma_jax.training.files import write_json
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
+from mgcma_jax.training.run_folder import read_json
 from tests import fake_training
 
 
@@ -77,7 +79,7 @@ def test_failures_are_named_and_do_not_stop_the_rest(
 ):
   runs = plan_runs(config, tmp_path, ['S4'], 2, [])
   assert estimate(runs, 2, None) == 'the first finished run will tell how long'
-  assert 'about 3:00:00 h to go, at most' in estimate(runs, 2, 3600.0)
+  assert 'about 3:00:00 to go, by some steps' in estimate(runs, 2, 3600.0)
   pool = workers.Workers(fake_training.train, jobs=2)
   failed = train_all(runs, pool)
   assert failed.keys() == {'S4/session2/seed0', 'S4/session2/seed1'}
@@ -87,8 +89,8 @@ def test_failures_are_named_and_do_not_stop_the_rest(
     *('S4', '4/6', '55.00', '±', '5.77', '25.00', '±', '0.00')
   ]
   assert '4 are finished' in describe(runs, jobs=2)
-  # Two runs of 36 s, side by side.
-  assert 'about 0:01:00 h to go, as the finished' in estimate(runs, 2, 3600.0)
+  # Two runs of 36 s, side by side or one after the other.
+  assert 'about 0:01:00 to go, as the finished' in estimate(runs, 2, 3600.0)
   log = tmp_path / 'S4' / 'session1' / 'seed0' / 'log.txt'
   assert log.read_text() == 'session1 is done\n'
 
@@ -109,6 +111,18 @@ def test_the_first_run_is_timed_before_any_is_finished(
   assert runs[0].result is None
   assert time_one(runs[1:], jobs=1) is None
   assert 'no estimate: error: no power in session2' in capsys.readouterr().out
+
+
+def test_what_the_estimate_counts(config, tmp_path):
+  runs = plan_runs(config, tmp_path, ['S4'], 1, [])
+  # One left keeps one device busy, however many there are.
+  assert 'about 1:00:00 to go' in estimate(runs[:1], 8, 3600.0)
+  train_all(runs[:1], workers.Workers(fake_training.train, jobs=1))
+  path = runs[0].folder / 'result.json'
+  result = read_json(path)
+  write_json(path, result | {'time.resumed': True})
+  # These are the seconds since it was resumed only.
+  assert 'first finished run' in estimate(runs, 1, None)
 
 
 def test_another_config_is_refused_before_anything_starts(config, tmp_path):
@@ -142,6 +156,27 @@ def test_an_interruption_lets_every_run_save(config, tmp_path):
   assert ended.value.code == EXIT_INTERRUPTED
   assert (first / 'saved.json').exists() and (second / 'saved.json').exists()
   assert not third.exists()
+
+
+def test_all_runs_end_with_a_second_signal(config, tmp_path):
+  runs = plan_runs(config, tmp_path, ['S4'], 1, ['1', '2'])
+  pool = workers.Workers(fake_training.train_until_asked, jobs=2)
+  for run in runs:
+    pool.start(run.name, run.config, run.folder)
+  pool.kill()
+  processes = list(pool.running.values())
+  for process in processes:
+    process.join(30)
+  assert [p.exitcode for p in processes] == [-signal.SIGKILL] * 2
+
+
+def test_a_half_written_line_of_a_run_that_broke_off(config, tmp_path):
+  runs = plan_runs(config, tmp_path, ['S4'], 1, ['1'])
+  pool = workers.Workers(fake_training.train_until_asked, jobs=1)
+  pool.start(runs[0].name, runs[0].config, runs[0].folder)
+  (runs[0].folder / 'metrics.jsonl').write_text('{"step": 3}\n{"st')
+  assert pool.progress() == 'S4/session1/seed0 step 3'
+  pool.stop()
 
 
 def test_each_process_sees_one_device(monkeypatch):

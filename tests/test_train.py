@@ -2,12 +2,16 @@
 
 import csv
 import json
+import os
 import resource
+import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
+from mgcma_jax import train
 from mgcma_jax.evaluate import evaluate
 from mgcma_jax.export import export
 from mgcma_jax.inputs.pipeline import Examples, batches
@@ -169,9 +173,13 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
   assert_same_run(tmp_path, workdir)
 
 
-def test_an_interruption_of_the_test(config, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('share', [0.0, 0.3])
+def test_an_interruption_of_an_evaluation(
+  config, tmp_path, monkeypatch, capsys, share
+):
+  """The first is the test, or the validation where there is one."""
   config.select = 'last'
-  config.validation_share = 0.0
+  config.validation_share = share
   config.model.modalities = 'text'
   config.num_epochs = 1
   with monkeypatch.context() as patch:
@@ -181,7 +189,33 @@ def test_an_interruption_of_the_test(config, tmp_path, monkeypatch, capsys):
   assert stopped.value.code == EXIT_INTERRUPTED
   assert 'the same command goes on from there' in capsys.readouterr().out
   assert not (tmp_path / 'result.json').exists()
-  assert train_and_evaluate(config, tmp_path).figures['epoch'] == 1
+  result = train_and_evaluate(config, tmp_path)
+  assert result.figures['epoch'] == 1 and result.figures['time.resumed']
+  kinds = [line['kind'] for line in metrics(tmp_path)]
+  assert kinds.count('validation') == (share > 0)
+
+
+def test_an_interruption_before_the_first_step(
+  config, tmp_path, monkeypatch, capsys
+):
+  """It is seen before anything is compiled, and there is nothing to save."""
+
+  def setup(config):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    return make_setup(config)
+
+  def compile(self, shapes):
+    raise AssertionError('too late')
+
+  config.model.modalities = 'text'
+  monkeypatch.setattr(train, 'make_setup', setup)
+  monkeypatch.setattr(loop.Loop, 'compile', compile)
+  with pytest.raises(SystemExit) as stopped:
+    train_and_evaluate(config, tmp_path)
+  assert stopped.value.code == EXIT_INTERRUPTED
+  assert 'interrupted before the first step' in capsys.readouterr().out
+  assert not list((tmp_path / 'checkpoints' / 'last').iterdir())
 
 
 # Orbax's threads leave their event loops.

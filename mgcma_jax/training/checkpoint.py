@@ -14,12 +14,15 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 
-from mgcma_jax.training.files import cannot_write
+from mgcma_jax.training.files import writing
 from mgcma_jax.training.fit import check_fit
 from mgcma_jax.training.manifest import MANIFEST, damaged_files, write_manifest
 from mgcma_jax.training.optim import Params, combine
 from mgcma_jax.training.steps import TrainState
+
+DELETED = 'deleted'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,33 +44,27 @@ class Progress:
   plateau_epochs: int = 0
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
+def _open(folder: Path) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(
     folder.absolute(),
     options=ocp.CheckpointManagerOptions(
       # Deletion renames first, so that a kill leaves no half-deleted step.
-      todelete_subdir='deleted',
+      todelete_subdir=DELETED,
       enable_async_checkpointing=False,
     ),
   )
 
 
-def _whole_steps(folder: Path) -> list[int]:
-  """Steps that were saved to their end, ascending."""
-  manifests = folder.glob(f'[0-9]*/{MANIFEST}')
-  return sorted(int(path.parent.name) for path in manifests)
+def _steps(folder: Path) -> list[int]:
+  """Those that lie there, whole or not, ascending."""
+  return sorted(int(x.name) for x in folder.glob('*') if x.name.isdigit())
 
 
 def _clean(folder: Path) -> None:
-  """Removes all else: what a killed run was saving or deleting.
-
-  Orbax leaves a save that failed where it is, and only renames what it
-  deletes; this frees the space.
-  """
-  whole = {str(step) for step in _whole_steps(folder)}
-  for path in folder.glob('*'):
-    if path.name not in whole:
-      shutil.rmtree(path)
+  """Frees the space of what was being saved or deleted: Orbax leaves a save
+  that failed, and only renames what it deletes."""
+  for path in [folder / DELETED, *folder.glob(f'*{TMP_DIR_SUFFIX}*')]:
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -81,11 +78,27 @@ class Checkpoints:
   are the best of each of them."""
 
   def __init__(self, workdir: Path):
+    """Raises ValueError where steps have lost their manifest."""
     self.folder = workdir / 'checkpoints'
     for name in ('last', 'best'):
       _clean(self.folder / name)
-    self._last = _manager(self.folder / 'last')
-    self._best = _manager(self.folder / 'best')
+      self._remove_unfinished(self.folder / name)
+    self._last = _open(self.folder / 'last')
+    self._best = _open(self.folder / 'best')
+
+  def _remove_unfinished(self, folder: Path) -> None:
+    """A kill leaves one step without manifest, and no more."""
+    steps = [
+      s for s in _steps(folder) if not (folder / f'{s}/{MANIFEST}').exists()
+    ]
+    if len(steps) > 1:
+      raise ValueError(
+        f'{folder}: the steps {", ".join(map(str, steps))} have no {MANIFEST}: '
+        f'copy them again, or remove {self.folder} to train from the start'
+      )
+    for step in steps:
+      print(f'removing {folder / str(step)}, which was not saved to its end')
+      shutil.rmtree(folder / str(step))
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -130,25 +143,29 @@ class Checkpoints:
       'best', step, ocp.args.Composite(params=ocp.args.StandardSave(params))
     )
 
-  def _manager(self, name: str) -> ocp.CheckpointManager:
-    return {'last': self._last, 'best': self._best}[name]
-
   def _save(self, name: str, step: int, args: ocp.args.Composite) -> None:
     folder, manager = self.folder / name, self._manager(name)
-    try:
+    # TensorStore raises ValueErrors where the disk is full.
+    with writing(folder / str(step), (OSError, ValueError)):
       saved = manager.save(step, args=args, force=True)
       manager.wait_until_finished()
-    except (OSError, ValueError, RuntimeError) as error:
-      # TensorStore raises ValueErrors where the disk is full.
-      raise cannot_write(folder / str(step), error) from error
     if not saved:
       raise OSError(f'{folder}: step {step} could not be saved')
     write_manifest(folder / str(step))
+    shutil.rmtree(self._aside(name, step), ignore_errors=True)
+
+  def _manager(self, name: str) -> ocp.CheckpointManager:
+    return {'last': self._last, 'best': self._best}[name]
 
   def _delete(self, name: str, steps: Iterable[int]) -> None:
     for step in steps:
       self._manager(name).delete(step)
     _clean(self.folder / name)
+
+  def forget_best_after(self, step: int) -> None:
+    """Those of a time that has not come yet: the run was killed before it
+    saved the state to them, or goes on from an earlier one."""
+    self._delete('best', [s for s in self._best.all_steps() if s > step])
 
   def restore_last(
     self, state: TrainState, sharding: jax.sharding.Sharding
@@ -158,26 +175,40 @@ class Checkpoints:
     A damaged one is named and put into checkpoints/damaged.
 
     Raises:
-      ValueError: all states are damaged, or their best parameters, or they
+      ValueError: all states, or their best parameters, are damaged, or they
         are those of another model.
     """
-    while (step := self.last_step) is not None:
-      if files := damaged_files(self.folder / 'last' / str(step)):
-        self._set_aside(step, files)
-        continue
-      restored, progress = self._restore(step, state, sharding)
-      # Those of a time that has not come yet.
-      self._delete(
-        'best',
-        [s for s in self._best.all_steps() if s > progress.best_step],
+    damage = {}
+    for step in sorted(self._last.all_steps(), reverse=True):
+      if files := self._damage(step):
+        damage[step] = files
+      else:
+        break
+    else:
+      named = '; '.join(f'{s}: {", ".join(x)}' for s, x in damage.items())
+      raise ValueError(
+        f'{self.folder / "last"} holds no state that is undamaged ({named}): '
+        f'copy them again, or remove {self.folder} to train from the start'
       )
-      if progress.best_step:
-        check_whole(self.folder / 'best' / str(progress.best_step))
-      return restored, progress
-    raise ValueError(
-      f'{self.folder / "last"} holds no state that is undamaged: remove '
-      f'{self.folder} to train from the start'
-    )
+    restored, progress = self._restore(step, state, sharding)
+    for damaged, files in damage.items():
+      self._set_aside(damaged, files)
+    self.forget_best_after(progress.best_step)
+    return restored, progress
+
+  def _damage(self, step: int) -> list[str]:
+    """Files of a state, and of its best parameters, that are damaged."""
+    folder = self.folder / 'last' / str(step)
+    if files := damaged_files(folder):
+      return files
+    best = self._progress(step).best_step
+    folder = self.folder / 'best' / str(best)
+    files = damaged_files(folder) if best else []
+    return [f'best/{best}/{file}' for file in files]
+
+  def _progress(self, step: int) -> Progress:
+    item = ocp.args.Composite(progress=ocp.args.JsonRestore())
+    return Progress(**self._last.restore(step, args=item).progress)
 
   def _restore(
     self, step: int, state: TrainState, sharding: jax.sharding.Sharding
@@ -192,9 +223,11 @@ class Checkpoints:
     )
     return restored.state, Progress(**restored.progress)
 
+  def _aside(self, name: str, step: int) -> Path:
+    return self.folder / 'damaged' / f'{name}-{step}'
+
   def _set_aside(self, step: int, files: list[str]) -> None:
-    step_folder = self.folder / 'last' / str(step)
-    aside = self.folder / 'damaged' / str(step)
+    step_folder, aside = self.folder / f'last/{step}', self._aside('last', step)
     print(
       f'{step_folder} is damaged ({", ".join(files)}): it now lies in {aside}, '
       'and the step before it is used'
@@ -231,7 +264,7 @@ def restore_params(
     ValueError: the run has no such checkpoint, or it is damaged.
   """
   folder = workdir / 'checkpoints' / which
-  steps = _whole_steps(folder)
+  steps = _steps(folder)
   if not steps:
     raise ValueError(
       f'{folder} holds no checkpoint: train with --workdir={workdir} first'

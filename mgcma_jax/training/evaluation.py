@@ -15,6 +15,7 @@ from mgcma_jax.inputs.pipeline import Examples, batches
 from mgcma_jax.inputs.plan import Buckets, PlannedBatch, evaluation_plan
 from mgcma_jax.model import MGCMA, MGCMAConfig
 from mgcma_jax.structs import Batch, Pair
+from mgcma_jax.training.finite import NotFinite
 from mgcma_jax.training.optim import Params
 from mgcma_jax.training.sharding import split
 from mgcma_jax.training.steps import Evaluated, evaluation_step
@@ -103,6 +104,9 @@ def predict(
 
   Returns:
     Predictions in the order of `examples`.
+
+  Raises:
+    NotFinite: a probability is no number; names its utterance.
   """
   order: list[int] = []
   parts, means = [], None
@@ -111,6 +115,7 @@ def predict(
   for planned, batch in bar:
     rows = [i for i, row in enumerate(planned.rows) if row is not None]
     evaluated = jax.device_get(step(batch))
+    _check_finite(evaluated, examples.names(planned), what)
     order += [planned.rows[i] for i in rows]
     means = metrics.merge(means, evaluated.means)
     parts.append(
@@ -143,6 +148,16 @@ def predict(
     streams,
     {name: mean.compute() for name, mean in means.items()},
   )
+
+
+def _check_finite(evaluated: Evaluated, names: list[str], what: str) -> None:
+  finite_B = np.isfinite(evaluated.probability_BC).all(1)
+  bad = [name for name, finite in zip(names, finite_B) if not finite]
+  if bad:
+    raise NotFinite(
+      f'{what}: the probabilities of {", ".join(bad)} are not finite: look at '
+      'these utterances, or set config.dtype to None'
+    )
 
 
 def test(

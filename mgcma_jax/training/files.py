@@ -2,37 +2,51 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def writing(
+  path: Path,
+  failure: type[Exception] | tuple[type[Exception], ...] = OSError,
+) -> Iterator[None]:
+  """Turns what a write raises into an error that a user can mend.
+
+  Args:
+    path: that is being written.
+    failure: what the library raises where the disk is full.
+
+  Raises:
+    OSError: the path, what the disk said, and the cure.
+  """
+  try:
+    yield
+  except failure as error:
+    # A library's own words end with the disk's.
+    said = getattr(error, 'strerror', None) or str(error).rpartition(': ')[2]
+    raise OSError(
+      f'{path} cannot be written ({said}): see to the free space and the '
+      'permissions there, then give the same command again'
+    ) from error
 
 
 def write_whole(path: Path, text: str) -> None:
   """Writes beside, then renames: a reader finds all of it or what was before.
 
-  Raises:
-    OSError: what the disk said, the path, and the cure.
+  Raises OSError as `writing` does.
   """
   beside = path.with_name(path.name + '.partial')
-  try:
+  with writing(path):
     with beside.open('w', encoding='utf-8') as file:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
     beside.replace(path)
-  except OSError as error:
-    raise cannot_write(path, error) from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
   """`write_whole` of indented JSON."""
   write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
-
-
-def cannot_write(path: Path, error: Exception) -> OSError:
-  """The error that a user reads, with what the disk said, which stands at the
-  end of a library's."""
-  said = getattr(error, 'strerror', None) or str(error).rpartition(': ')[2]
-  return OSError(
-    f'{path} cannot be written ({said}): see to the free space and the '
-    'permissions there, then give the same command again'
-  )

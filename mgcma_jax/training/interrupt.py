@@ -3,8 +3,8 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Thread
 
 # EX_TEMPFAIL of sysexits.h: run the same command again to go on.
@@ -27,6 +27,10 @@ class Interruption:
 
   requested = False
 
+  def __init__(self, at_once: Callable[[], None] = lambda: None):
+    """at_once: called before a second signal ends the process."""
+    self._at_once = at_once
+
   def watch(self, signals: socket.socket) -> None:
     """Reads the numbers of signals as they come, until the other end closes.
 
@@ -35,19 +39,31 @@ class Interruption:
     while number := signals.recv(1):
       name = signal.Signals(number[0]).name
       if self.requested:
-        print(f'\n{name} again: ending at once', flush=True)
+        tell(f'\n{name} again: ending at once')
+        self._at_once()
         os._exit(128 + number[0])
       self.requested = True
-      print(
-        f'\n{name}: finishing this step, then saving; once more ends at once',
-        flush=True,
+      tell(
+        f'\n{name}: finishing this step, then saving; once more ends at once'
       )
 
 
+def tell(text: str) -> None:
+  """Prints, unless the one who read it is gone, as `tee` after Ctrl-C."""
+  with suppress(OSError):
+    print(text, flush=True)
+
+
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
-  """Catches both signals inside the block. Only for the main thread."""
-  interruption = Interruption()
+def interruptible(
+  at_once: Callable[[], None] = lambda: None,
+) -> Iterator[Interruption]:
+  """Catches both signals inside the block. Only for the main thread.
+
+  Args:
+    at_once: called, in another thread, before a second signal ends the process.
+  """
+  interruption = Interruption(at_once)
   reader, writer = socket.socketpair()
   writer.setblocking(False)
   watcher = Thread(target=interruption.watch, args=(reader,), daemon=True)

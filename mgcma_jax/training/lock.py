@@ -1,5 +1,6 @@
 """One process at a time trains in a run's folder."""
 
+import json
 import os
 import platform
 from collections.abc import Iterator
@@ -8,8 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mgcma_jax.training.files import cannot_write, write_json
-from mgcma_jax.training.run_folder import read_json
+from mgcma_jax.training.files import write_json, writing
 
 HOLDER = 'holder.json'
 
@@ -25,26 +25,28 @@ def locked(workdir: Path) -> Iterator[None]:
     ValueError: another process holds it.
     OSError: the folder cannot be written.
   """
-  try:
+  lock = FileLock(workdir / 'lock', timeout=0)
+  with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(workdir / 'lock', timeout=0)
-    lock.acquire()
-  except Timeout:
-    raise ValueError(f'{workdir} is in use {_holder(workdir)}') from None
-  except OSError as error:
-    raise cannot_write(workdir, error) from error
-  holder = workdir / HOLDER
+    try:
+      lock.acquire()
+    except Timeout:
+      raise ValueError(
+        f'{workdir} is in use by {_holder(workdir)}: wait for its end, or '
+        'choose another --workdir'
+      ) from None
   try:
-    write_json(holder, {'pid': os.getpid(), 'host': platform.node()})
+    holder = {'pid': os.getpid(), 'host': platform.node()}
+    write_json(workdir / HOLDER, holder)
     yield
   finally:
-    holder.unlink(missing_ok=True)
+    (workdir / HOLDER).unlink(missing_ok=True)
     lock.release()
 
 
 def _holder(workdir: Path) -> str:
-  holder = read_json(workdir / HOLDER)
-  return (
-    f'by process {holder["pid"]} on {holder["host"]}: wait for its end, or '
-    'choose another --workdir'
-  )
+  try:
+    holder = json.loads((workdir / HOLDER).read_text())
+    return f'process {holder["pid"]} on {holder["host"]}'
+  except (OSError, ValueError):  # it has just begun, or is about to end
+    return 'another process'

@@ -4,9 +4,11 @@ import json
 import time
 from pathlib import Path
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
-from mgcma_jax.training.files import cannot_write, write_whole
+from mgcma_jax.training.files import write_whole, writing
 
 
 class Logbook:
@@ -28,11 +30,16 @@ class Logbook:
     self._path = workdir / 'metrics.jsonl'
     if self._path.exists():
       lines = self._path.read_text().splitlines(keepends=True)
-      kept = [x for x in lines if _is_before(x, step, epochs_done)]
+      kept = [x for x in lines if self._is_before(x, step, epochs_done)]
       write_whole(self._path, ''.join(kept))
-    self._events = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=step + 1 if step else None
-    )
+    folder = workdir / 'tensorboard'
+    with writing(folder):
+      folder.mkdir(exist_ok=True)
+      # Not SummaryWriter, whose thread dies of a full disk and then blocks.
+      self._events = EventsWriter(str(folder / 'events'))
+      if step:
+        start = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(step=step + 1, session_log=start))
 
   def __enter__(self) -> 'Logbook':
     return self
@@ -48,19 +55,26 @@ class Logbook:
       step: updates made so far.
       values: by name.
     """
-    line = {'kind': kind, 'step': step} | values | {'time.unix': time.time()}
+    now = time.time()
+    line = {'kind': kind, 'step': step} | values | {'time.unix': now}
+    with writing(self._path), self._path.open('a') as file:
+      file.write(json.dumps(line) + '\n')
+    with writing(self._path.with_name('tensorboard')):
+      for name, value in values.items():
+        event = Event(
+          wall_time=now, step=step, summary=scalar(f'{kind}/{name}', value)
+        )
+        self._events.write_event(event)
+      self._events.flush()
+
+  def _is_before(self, line: str, step: int, epochs_done: int) -> bool:
+    """Whether a line was written by then; a broken last one was not."""
+    if not line.endswith('\n'):
+      return False
     try:
-      with self._path.open('a') as file:
-        file.write(json.dumps(line) + '\n')
-    except OSError as error:
-      raise cannot_write(self._path, error) from error
-    for name, value in values.items():
-      self._events.add_scalar(f'{kind}/{name}', value, step)
-
-
-def _is_before(line: str, step: int, epochs_done: int) -> bool:
-  """Whether a line was written by then; a broken last one was not."""
-  if not line.endswith('\n'):
-    return False
-  written = json.loads(line)
-  return written['step'] <= step and written.get('epoch', 0) <= epochs_done
+      written = json.loads(line)
+    except ValueError as error:
+      raise ValueError(
+        f'{self._path} is damaged ({line!r}): remove this line'
+      ) from error
+    return written['step'] <= step and written.get('epoch', 0) <= epochs_done

@@ -22,7 +22,7 @@ from mgcma_jax.training import sharding
 from mgcma_jax.training.checkpoint import Checkpoints, Progress
 from mgcma_jax.training.evaluation import predict
 from mgcma_jax.training.finite import FiniteCheck
-from mgcma_jax.training.interrupt import Interrupted, Interruption
+from mgcma_jax.training.interrupt import Interrupted, Interruption, tell
 from mgcma_jax.training.logbook import Logbook
 from mgcma_jax.training.optim import learning_rate, make_optimizer
 from mgcma_jax.training.setup import Setup
@@ -95,6 +95,7 @@ class Loop:
       )
 
     if self.checkpoints.last_step is None:
+      self.checkpoints.forget_best_after(0)
       params = initial_params(self.model, self.run.seed, setup.weights)
       return jax.device_put(fresh(params), everywhere), Progress()
     shapes = jax.eval_shape(
@@ -274,9 +275,12 @@ class Loop:
     """Saves and ends, with 75, where a signal has asked for it."""
     if not self.interruption.requested:
       return
-    self.checkpoints.save_last(self.state, self.progress)
-    print(
-      f'interrupted: step {int(self.state.step)} is saved in '
-      f'{self.checkpoints.folder}; the same command goes on from there'
-    )
+    if step := int(self.state.step):
+      self.checkpoints.save_last(self.state, self.progress)
+      tell(
+        f'interrupted: step {step} is saved in {self.checkpoints.folder}; the '
+        'same command goes on from there'
+      )
+    else:
+      tell('interrupted before the first step')
     raise Interrupted

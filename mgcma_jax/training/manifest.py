@@ -1,9 +1,10 @@
 """sha256 of all files of a folder, kept beside them: damage is found, and not
 believed."""
 
-import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from mgcma_jax.inputs.corpus_info import sha256_of
 from mgcma_jax.training.files import write_whole
 
 MANIFEST = 'sha256.txt'
@@ -11,30 +12,36 @@ MANIFEST = 'sha256.txt'
 
 def write_manifest(folder: Path) -> None:
   """Writes sha256.txt, which `sha256sum -c sha256.txt` checks too."""
-  write_whole(folder / MANIFEST, _manifest(folder))
+  lines = [_line(folder, path) for path in _files(folder)]
+  write_whole(folder / MANIFEST, ''.join(lines))
 
 
 def damaged_files(folder: Path) -> list[str]:
-  """Files that are missing, too many, or not what the manifest says."""
-  path = folder / MANIFEST
-  found = _manifest(folder).encode()
-  recorded = path.read_bytes() if path.exists() else b''
-  if found == recorded:
+  """Files that are missing, too many, unreadable, or not what the manifest
+  says."""
+  try:
+    recorded = (folder / MANIFEST).read_bytes()
+  except OSError:
+    return [MANIFEST]
+  lines, unreadable = [], []
+  for path in _files(folder):
+    try:
+      lines.append(_line(folder, path).encode())
+    except OSError:
+      unreadable.append(str(path.relative_to(folder)))
+  if b''.join(lines) == recorded:
     return []
-  differing = set(found.splitlines()) ^ set(recorded.splitlines())
-  names = {line.partition(b'  ')[2] for line in differing}
-  return sorted(name.decode(errors='replace') for name in names) or [MANIFEST]
+  differing = set(lines) ^ set(recorded.splitlines(keepends=True))
+  names = {line.rstrip().partition(b'  ')[2] for line in differing}
+  damaged = {name.decode(errors='replace') for name in names}
+  return sorted(damaged | set(unreadable)) or [MANIFEST]
 
 
-def _manifest(folder: Path) -> str:
-  files = sorted(path for path in folder.rglob('*') if path.is_file())
-  return ''.join(
-    f'{_sha256(path)}  {path.relative_to(folder)}\n'
-    for path in files
-    if path != folder / MANIFEST
-  )
+def _files(folder: Path) -> Iterator[Path]:
+  for path in sorted(folder.rglob('*')):
+    if path.is_file() and path != folder / MANIFEST:
+      yield path
 
 
-def _sha256(path: Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+def _line(folder: Path, path: Path) -> str:
+  return f'{sha256_of(path)}  {path.relative_to(folder)}\n'

@@ -10,6 +10,7 @@ import numpy as np
 from mgcma_jax import metrics
 from mgcma_jax.inputs.records import Utterance
 from mgcma_jax.training.evaluation import Predictions
+from mgcma_jax.training.files import writing
 from mgcma_jax.training.retrieval import line, retrieval
 from mgcma_jax.training.run_folder import ModelCard
 
@@ -69,7 +70,7 @@ def write_predictions(
   g = predictions.gaussians
   if g is not None:
     numbers += [g.log_sigma('speech'), g.log_sigma('text')]
-  with path.open('w', newline='', encoding='utf-8') as file:
+  with writing(path), path.open('w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(
       ['utterance', 'session', 'dialogue', 'speaker', 'gender', 'style']
@@ -102,7 +103,8 @@ def write_representations(path: Path, predictions: Predictions) -> None:
     for modality, x in (('speech', pair.speech), ('text', pair.text))
     if x is not None
   }
-  np.savez(path, **arrays)
+  with writing(path):
+    np.savez(path, **arrays)
 
 
 def table(result: dict[str, Any]) -> str:

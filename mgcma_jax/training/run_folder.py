@@ -21,10 +21,12 @@ from mgcma_jax.inputs.text import load_tokenizer
 from mgcma_jax.json_file import EXACT, as_dataclass, read_object
 from mgcma_jax.model import MGCMAConfig
 from mgcma_jax.training.checkpoint import restore_params
-from mgcma_jax.training.files import write_json
+from mgcma_jax.training.files import write_json, writing
 from mgcma_jax.training.optim import Params
 
 DATA_FILE = 'data.json'
+# Parts of a tokenizer that decide which ids a text becomes.
+READING = ('normalizer', 'pre_tokenizer', 'model', 'added_tokens')
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 def write_card(folder: Path, card: ModelCard) -> None:
   """Writes model.json and tokenizer/, which `read_card` reads."""
   folder.mkdir(parents=True, exist_ok=True)
-  card.tokenizer.save_pretrained(folder / 'tokenizer')
+  with writing(folder / 'tokenizer', Exception):  # tokenizers raises no other
+    card.tokenizer.save_pretrained(folder / 'tokenizer')
   write_json(
     folder / 'model.json',
     {'classes': card.classes, 'model': dataclasses.asdict(card.model)},
@@ -146,11 +149,7 @@ def write_run(
   write_card(workdir, card)
   write_json(
     workdir / DATA_FILE,
-    {
-      'folder': str(corpus.folder),
-      'name': corpus.name,
-      'sha256': corpus.sha256,
-    },
+    {'sha256': corpus.sha256},
   )
   write_json(workdir / 'config.json', config)
 
@@ -169,10 +168,11 @@ def check_corpus(workdir: Path, corpus: Corpus, sha256: str) -> None:
 def _check_card(workdir: Path, card: ModelCard) -> None:
   stored = read_card(workdir)
   differences = _differences('model', _choices(stored), _choices(card))
-  if stored.tokenizer.get_vocab() != card.tokenizer.get_vocab():
+  theirs, ours = _reading(stored.tokenizer), _reading(card.tokenizer)
+  if changed := [part for part in READING if theirs[part] != ours[part]]:
     differences.append(
-      f'vocabulary: {len(stored.tokenizer)} tokens there, '
-      f'{len(card.tokenizer)} here, and not the same'
+      f"the tokenizer's {', '.join(changed)}: {len(stored.tokenizer)} tokens "
+      f'there, {len(card.tokenizer)} here, and not the same'
     )
   if differences:
     raise ValueError(
@@ -180,6 +180,10 @@ def _check_card(workdir: Path, card: ModelCard) -> None:
       'vocabulary back, or choose another --workdir\n  '
       + '\n  '.join(differences)
     )
+
+
+def _reading(tokenizer: BertTokenizerFast) -> dict[str, Any]:
+  return json.loads(tokenizer.backend_tokenizer.to_str())
 
 
 def _choices(card: ModelCard) -> dict[str, Any]:

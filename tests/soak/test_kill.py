@@ -1,7 +1,8 @@
 """Runs that are killed with SIGKILL, again and again, end as if they never had
 been.
 
-The quick form dies at least 5 times, the soak (`-m slow`) at least 50.
+The quick form dies at least 5 times, the soak (`-m slow`) at least 50: 25
+times for each of two ways of saving.
 """
 
 import os
@@ -19,16 +20,19 @@ from mgcma_jax.training.manifest import damaged_files
 from tests.runs import assert_same_run
 from tests.soak.killed_run import MOMENTS
 
+SOAK = pytest.mark.slow
 HIGHEST = {'step': 8, 'evaluation': 6, 'file': 150, 'time': 100}
 
 
-@pytest.fixture(scope='module')
-def train(make_tiny_config, tmp_path_factory):
+# Within an epoch of four steps too, or only at its end, after the best.
+@pytest.fixture(scope='module', params=[500, pytest.param(2, marks=SOAK)])
+def train(request, make_tiny_config, tmp_path_factory):
   """A function that trains in a process which may kill itself."""
   folder = tmp_path_factory.mktemp('killed')
   config = make_tiny_config()
   config.model.modalities = 'text'
   config.num_epochs = 3
+  config.save_every_steps = request.param
   (folder / 'config').write_bytes(pickle.dumps(config.to_dict()))
 
   def run(name: str, moment: str = 'step', count: int = 10**6):
@@ -86,6 +90,6 @@ def test_five_kills(train, uninterrupted):
   kill_until(5, train, uninterrupted)
 
 
-@pytest.mark.slow
-def test_fifty_kills(train, uninterrupted):
-  kill_until(50, train, uninterrupted)
+@SOAK
+def test_twenty_five_kills(train, uninterrupted):
+  kill_until(25, train, uninterrupted)

@@ -1,5 +1,6 @@
 """Checkpoints: what is damaged is named and not used, what is old is gone."""
 
+import errno
 import random
 import resource
 import shutil
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from mgcma_jax.training import checkpoint
+from mgcma_jax.inputs import corpus_info
+from mgcma_jax.training import checkpoint, manifest
 from mgcma_jax.training.checkpoint import (
   Checkpoints,
   Progress,
@@ -118,35 +120,74 @@ def test_a_damaged_step_is_named_and_the_one_before_used(saved, place, capsys):
   said = capsys.readouterr().out
   assert f'{folder} is damaged (state/_METADATA)' in said
   assert not folder.exists()
-  assert damaged_files(saved / 'checkpoints' / 'damaged' / '8')
+  aside = saved / 'checkpoints' / 'damaged' / 'last-8'
+  assert damaged_files(aside)
   # Saved anew when training comes there again.
   with Checkpoints(saved) as checkpoints:
     checkpoints.save_last(state(8), Progress(1, 0.5, 1, 4))
   assert restored(saved, place)[0] == 8
+  assert not aside.exists()
 
 
 def test_all_states_damaged(saved, place):
+  """Nothing is moved, so that a second start says the same."""
   for step in ('4', '8'):
     flip(saved / 'checkpoints' / 'last' / step / 'state' / '_METADATA', 100)
-  with pytest.raises(ValueError, match='no state that is undamaged: remove'):
-    restored(saved, place)
+  for _ in range(2):
+    with pytest.raises(ValueError, match='no state that is undamaged'):
+      restored(saved, place)
 
 
 def test_damaged_best_parameters(saved, place):
+  """Both states need them."""
   flip(saved / 'checkpoints' / 'best' / '4' / 'params' / '_METADATA', 100)
-  match = r'best/4 is damaged \(params/_METADATA differ'
-  with pytest.raises(ValueError, match=match):
+  with pytest.raises(ValueError, match=r'8: best/4/params/_METADATA; 4: best'):
     restored(saved, place)
+  match = r'best/4 is damaged \(params/_METADATA differ'
   with pytest.raises(ValueError, match=match):
     restore_params(saved, 'best', place)
 
 
-def test_a_step_without_manifest_was_not_saved(saved, place):
+def test_a_file_that_cannot_be_read(saved, place, monkeypatch, capsys):
+  """As on a disk with a bad sector."""
+  bad = saved / 'checkpoints' / 'last' / '8' / 'state' / '_METADATA'
+
+  def sha256_of(path):
+    if path == bad:
+      raise OSError(errno.EIO, 'Input/output error')
+    return corpus_info.sha256_of(path)
+
+  monkeypatch.setattr(manifest, 'sha256_of', sha256_of)
+  assert restored(saved, place)[0] == 4
+  assert '8 is damaged (state/_METADATA)' in capsys.readouterr().out
+
+
+def test_a_step_without_manifest_was_not_saved(saved, place, capsys):
   folder = saved / 'checkpoints' / 'last' / '8'
   (folder / 'sha256.txt').unlink()
-  assert int(restore_params(saved, 'last', place)['a'][0, 0]) == 4
   assert restored(saved, place)[0] == 4
+  assert f'removing {folder}, which was not' in capsys.readouterr().out
   assert not folder.exists()
+
+
+def test_manifests_that_were_lost(saved):
+  """A kill leaves one such step; more are not believed, and not removed."""
+  for step in ('4', '8'):
+    (saved / 'checkpoints' / 'last' / step / 'sha256.txt').unlink()
+  for _ in range(2):
+    with pytest.raises(ValueError, match='the steps 4, 8 have no sha256.txt'):
+      Checkpoints(saved)
+
+
+def test_a_kill_before_the_first_state(tmp_path, place):
+  """The best parameters that were saved before it are of no state."""
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save_best(4, state(4).params)
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.last_step is None
+    checkpoints.forget_best_after(0)
+    checkpoints.save_best(4, state(5).params)
+  np.testing.assert_array_equal(restore_params(tmp_path, 'best', place)['b'], 5)
 
 
 @pytest.mark.parametrize('saving', ['last', 'best'])
@@ -177,7 +218,8 @@ def test_best_parameters_of_a_time_that_has_not_come(saved, place):
   np.testing.assert_array_equal(restore_params(saved, 'best', place)['b'], 4.0)
 
 
-def test_every_kept_state_keeps_its_best(tmp_path, place):
+@pytest.mark.parametrize('damaged', ['last/21/state', 'best/21/params'])
+def test_every_kept_state_keeps_its_best(tmp_path, place, damaged):
   """Falling back by one step, the best there was is there."""
   with Checkpoints(tmp_path) as checkpoints:
     for epoch in range(1, 8):
@@ -185,7 +227,7 @@ def test_every_kept_state_keeps_its_best(tmp_path, place):
       progress = Progress(epoch, epoch / 10, epoch, step)
       checkpoints.save_best(step, state(step).params)
       checkpoints.save_last(state(step), progress)
-  flip(tmp_path / 'checkpoints' / 'last' / '21' / 'state' / '_METADATA', 100)
+  flip(tmp_path / 'checkpoints' / damaged / '_METADATA', 100)
   step, _, progress = restored(tmp_path, place)
   assert (step, progress.best_step) == (18, 18)
   np.testing.assert_array_equal(

@@ -21,7 +21,7 @@ with interruptible() as interruption:
 BUSY = """
 import hashlib
 from mgcma_jax.training.interrupt import interruptible
-with interruptible():
+with interruptible(lambda: print('last words', flush=True)):
   print('ready', flush=True)
   hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)
 """
@@ -46,7 +46,8 @@ def start():
   yield run
   for process in started:
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stdout.close()
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -65,6 +66,15 @@ def test_a_second_signal_ends_at_once_even_in_a_call_that_lasts(start):
   assert 'SIGINT: finishing' in process.stdout.readline()
   since = time.monotonic()
   process.send_signal(signal.SIGTERM)
-  process.communicate(timeout=30)
+  said, _ = process.communicate(timeout=30)
+  assert said.endswith('SIGTERM again: ending at once\nlast words\n')
   assert process.returncode == 128 + signal.SIGTERM
   assert time.monotonic() - since < 5
+
+
+def test_it_asks_also_where_nobody_reads(start):
+  """As `train | tee log` after Ctrl-C, which ends tee first."""
+  process = start(WAIT)
+  process.stdout.close()
+  process.send_signal(signal.SIGINT)
+  assert process.wait(timeout=30) == 75

@@ -93,14 +93,27 @@ def test_shards_that_were_prepared_again(config, tmp_path, tiny_corpus):
     evaluate(workdir)
 
 
-def test_a_vocabulary_of_the_same_size_but_other_words(config, tmp_path):
-  workdir = start(config, tmp_path / 'run')
-  path = Path(config.vocab) / 'tokenizer.json'
+def other_words(folder):
+  path = folder / 'tokenizer.json'
   fields = json.loads(path.read_text())
   vocab = fields['model']['vocab']
   vocab['it'], vocab['was'] = vocab['was'], vocab['it']
   path.write_text(json.dumps(fields))
-  same = f'vocabulary: {len(vocab)} tokens there, {len(vocab)} here'
+
+
+def other_letters(folder):
+  path = folder / 'tokenizer_config.json'
+  fields = json.loads(path.read_text())
+  path.write_text(json.dumps(fields | {'do_lower_case': False}))
+
+
+@pytest.mark.parametrize(
+  ('change', 'part'), [(other_words, 'model'), (other_letters, 'normalizer')]
+)
+def test_a_vocabulary_of_the_same_size(config, tmp_path, change, part):
+  workdir = start(config, tmp_path / 'run')
+  change(Path(config.vocab))
+  same = rf"tokenizer's {part}: (\d+) tokens there, \1 here"
   said = refused(config, workdir, same)
   assert 'model.' not in said
 
