@@ -20,8 +20,8 @@ with interruptible() as interruption:
 # The main thread never comes back to Python, as while XLA compiles.
 BUSY = """
 import hashlib
-from mgcma_jax.training.interrupt import interruptible
-with interruptible(lambda: print('last words', flush=True)):
+from mgcma_jax.training.interrupt import interruptible, tell
+with interruptible(lambda: tell('last words')):
   print('ready', flush=True)
   hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)
 """
@@ -72,9 +72,12 @@ def test_a_second_signal_ends_at_once_even_in_a_call_that_lasts(start):
   assert time.monotonic() - since < 5
 
 
-def test_it_asks_also_where_nobody_reads(start):
+def test_both_are_seen_also_where_nobody_reads(start):
   """As `train | tee log` after Ctrl-C, which ends tee first."""
-  process = start(WAIT)
+  process = start(BUSY)
   process.stdout.close()
   process.send_signal(signal.SIGINT)
-  assert process.wait(timeout=30) == 75
+  time.sleep(0.5)
+  assert process.poll() is None
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=30) == 128 + signal.SIGTERM
