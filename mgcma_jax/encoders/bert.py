@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mgcma_jax.encoders.limits import MOST, MOST_LAYERS
 from mgcma_jax.json_file import EXACT, read_object
 from mgcma_jax.layers import (
   INITIAL_KERNEL,
@@ -24,9 +25,6 @@ ONLY = {
   'is_decoder': False,
   'add_cross_attention': False,
 }
-
-MOST = 2**20  # of anything counted: shapes stay numbers that JAX can hold
-MOST_LAYERS = 1000  # each is looked up in the checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

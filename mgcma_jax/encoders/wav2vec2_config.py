@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mgcma_jax.encoders.limits import MOST, MOST_LAYERS
 from mgcma_jax.json_file import EXACT, read_object
 
 # What config.json may say of the architecture, as transformers defaults it.
@@ -22,9 +23,6 @@ CHOICES = {
   'feat_extract_norm': ('group', 'layer'),
   'w2v_group_norm': ('masked', 'hf'),
 }
-
-MOST = 2**20  # of anything counted: shapes stay numbers that JAX can hold
-MOST_LAYERS = 1000  # each is looked up in the checkpoint
 
 Count = typing.TypeVar('Count', int, np.ndarray, jax.Array)
 
