@@ -52,7 +52,8 @@ def test_what_a_dead_process_left_stops_nobody(holder, tmp_path):
 def test_the_lock_is_given_back(tmp_path):
   for _ in range(2):
     with locked(tmp_path / 'new' / 'run'):
-      pass
+      assert (tmp_path / 'new' / 'run' / 'holder.json').exists()
+    assert not (tmp_path / 'new' / 'run' / 'holder.json').exists()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
