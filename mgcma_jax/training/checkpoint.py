@@ -130,6 +130,7 @@ class Checkpoints:
         progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
       ),
     )
+    shutil.rmtree(self._aside(step), ignore_errors=True)
     self._delete('last', self._last.all_steps()[:-2])
     # A kept state's best is the newest one before it; older ones are no more.
     before = [
@@ -152,7 +153,6 @@ class Checkpoints:
     if not saved:
       raise OSError(f'{folder}: step {step} could not be saved')
     write_manifest(folder / str(step))
-    shutil.rmtree(self._aside(name, step), ignore_errors=True)
 
   def _manager(self, name: str) -> ocp.CheckpointManager:
     return {'last': self._last, 'best': self._best}[name]
@@ -190,7 +190,8 @@ class Checkpoints:
         f'{self.folder / "last"} holds no state that is undamaged ({named}): '
         f'copy them again, or remove {self.folder} to train from the start'
       )
-    restored, progress = self._restore(step, state, sharding)
+    restored = self._restore(step, state, sharding)
+    progress = self._progress(step)
     for damaged, files in damage.items():
       self._set_aside(damaged, files)
     self.forget_best_after(progress.best_step)
@@ -212,22 +213,16 @@ class Checkpoints:
 
   def _restore(
     self, step: int, state: TrainState, sharding: jax.sharding.Sharding
-  ) -> tuple[TrainState, Progress]:
+  ) -> TrainState:
     check_fit(self.folder / 'last' / str(step) / 'state', state)
-    restored = self._last.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(_abstract(state, sharding)),
-        progress=ocp.args.JsonRestore(),
-      ),
-    )
-    return restored.state, Progress(**restored.progress)
+    item = ocp.args.StandardRestore(_abstract(state, sharding))
+    return self._last.restore(step, args=ocp.args.Composite(state=item)).state
 
-  def _aside(self, name: str, step: int) -> Path:
-    return self.folder / 'damaged' / f'{name}-{step}'
+  def _aside(self, step: int) -> Path:
+    return self.folder / 'damaged' / f'last-{step}'
 
   def _set_aside(self, step: int, files: list[str]) -> None:
-    step_folder, aside = self.folder / f'last/{step}', self._aside('last', step)
+    step_folder, aside = self.folder / f'last/{step}', self._aside(step)
     print(
       f'{step_folder} is damaged ({", ".join(files)}): it now lies in {aside}, '
       'and the step before it is used'
