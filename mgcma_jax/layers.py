@@ -5,13 +5,15 @@ parameters, so that float64 parameters compute in float64. Softmax, layer
 normalisation and pooling are at least float32 whatever the `dtype`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, UInt8
 
 Dtype = Any
 
@@ -20,6 +22,9 @@ MASKED_LOGIT = -1e30
 
 # PyTorch's default, and so of all code that the paper builds on.
 NORM_EPS = 1e-5
+
+# What dropout drew, by the name that `checkpointed` keeps it under.
+DROPPED = 'dropped'
 
 # BERT's, wav2vec 2.0's and MAP's.
 INITIAL_KERNEL = nn.initializers.normal(0.02)
@@ -71,6 +76,72 @@ def zero_padding(
 def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
   """x Phi(x), exact. jax.nn.gelu takes erfc, which is slower on a CPU."""
   return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
+
+
+def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> UInt8[Array, '...']:
+  """Uniform in [0, 256), four from each number that threefry gives.
+
+  jax.random.bits makes one such number for each byte. The first axis stays an
+  axis, so that devices which share it draw their own part.
+  """
+  rows, columns = shape[0], math.prod(shape[1:])
+  words = jax.random.bits(key, (rows, -(-columns // 4)), jnp.uint32)
+  bytes_BX = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(rows, -1)
+  return bytes_BX[:, :columns].reshape(shape)
+
+
+class Dropout(nn.Module):
+  """x / (1 - r) or, with probability r, 0; r is the rate in 256ths.
+
+  Eight random bits decide: the 32 that nn.Dropout draws are a good part of a
+  training step. A rate of 0.1 is 26/256, and the scale is that rate's.
+
+  Attributes:
+    rate: in [0, 1); rounded to r = n / 256.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, '...'], deterministic: bool
+  ) -> Float[Array, '...']:
+    """The random stream 'dropout' is needed unless deterministic."""
+    dropped = min(round(256 * self.rate), 255)
+    if deterministic or not dropped:
+      return x
+    drop = random_bytes(self.make_rng('dropout'), x.shape) < dropped
+    drop = checkpoint_name(drop, DROPPED)
+    return jnp.where(drop, 0, x * (256 / (256 - dropped)))
+
+
+def checkpointed(
+  layer: type[nn.Module], remat: bool, static_argnums: tuple[int, ...]
+) -> type[nn.Module]:
+  """The layer, of which the backward pass gets the products and dropout's
+  choices, and computes again what lies between them.
+
+  This is faster than storing it: what is elementwise costs its memory traffic.
+
+  Args:
+    layer: a step of a loop over layers.
+    remat: keep the layer's input alone.
+    static_argnums: arguments of __call__, `self` counted, that are no arrays.
+
+  Returns:
+    A class with the layer's parameters and results.
+  """
+  policies = jax.checkpoint_policies
+  kept = policies.save_from_both_policies(
+    policies.dots_saveable, policies.save_only_these_names(DROPPED)
+  )
+  return nn.remat(
+    layer,
+    # Inside a loop no common subexpression is found anyway.
+    prevent_cse=False,
+    static_argnums=static_argnums,
+    policy=None if remat else kept,
+  )
 
 
 def layer_norm(
@@ -131,7 +202,7 @@ class MultiHeadAttention(nn.Module):
       context_mask_BN[:, None, None], logit_BHTN, MASKED_LOGIT
     )
     weight_BHTN = jax.nn.softmax(logit_BHTN).astype(value_BHNK.dtype)
-    weight_BHTN = nn.Dropout(self.dropout)(weight_BHTN, deterministic)
+    weight_BHTN = Dropout(self.dropout)(weight_BHTN, deterministic)
     out_BHTK = jnp.einsum('BHTN,BHNK->BHTK', weight_BHTN, value_BHNK)
     out_BTD = out_BHTK.transpose(0, 2, 1, 3).reshape(B, T, D)
     if not self.out_proj:
@@ -164,7 +235,7 @@ class FeedForward(nn.Module):
     h_BTF = nn.Dense(
       self.width, dtype=self.dtype, kernel_init=INITIAL_KERNEL, name='wide'
     )(x_BTD)
-    h_BTF = nn.Dropout(self.dropout)(self.activation(h_BTF), deterministic)
+    h_BTF = Dropout(self.dropout)(self.activation(h_BTF), deterministic)
     return nn.Dense(
       x_BTD.shape[-1], dtype=self.dtype, kernel_init=INITIAL_KERNEL, name='out'
     )(h_BTF)

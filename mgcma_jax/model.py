@@ -17,6 +17,7 @@ from mgcma_jax.encoders.wav2vec2 import FlaxWav2Vec2
 from mgcma_jax.inputs.audio import normalise
 from mgcma_jax.layers import (
   INITIAL_KERNEL,
+  Dropout,
   Dtype,
   at_least_float32,
   gelu,
@@ -85,7 +86,7 @@ class Classifier(nn.Module):
     for name, width in (('hidden', self.hidden), ('out', self.num_classes)):
       if width is None:
         continue
-      x_BE = nn.Dropout(self.dropout)(x_BE, deterministic)
+      x_BE = Dropout(self.dropout)(x_BE, deterministic)
       x_BE = nn.Dense(
         width, dtype=self.dtype, kernel_init=INITIAL_KERNEL, name=name
       )(x_BE)
@@ -194,6 +195,7 @@ class MGCMA(nn.Module):
       cfg.tam_exchange,
       cfg.dtype,
       cfg.unroll,
+      cfg.remat,
       name='tam',
     )
     return Pair(

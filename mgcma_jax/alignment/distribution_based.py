@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from mgcma_jax import losses
 from mgcma_jax.layers import (
   INITIAL_KERNEL,
+  Dropout,
   Dtype,
   FeedForward,
   MultiHeadAttention,
@@ -84,7 +85,7 @@ class DistributionConstructor(nn.Module):
       )(y)
 
     def drop(y):
-      return nn.Dropout(self.dropout)(y, deterministic)
+      return Dropout(self.dropout)(y, deterministic)
 
     def plus_mlp(name, y_BTD):
       if not self.mlp_ratio:

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mgcma_jax.layers import (
+  Dropout,
   Dtype,
   FeedForward,
   MultiHeadAttention,
+  checkpointed,
   layer_norm,
   zero_padding,
 )
@@ -42,7 +44,7 @@ class TAMBlock(nn.Module):
   def _residual(self, name, x_BTD, sublayer, deterministic):
     """LN(x + drop(f(x))), or x + drop(f(LN(x)))."""
     norm = layer_norm(self.dtype, f'{name}_norm')
-    dropout = nn.Dropout(self.dropout)
+    dropout = Dropout(self.dropout)
     if self.norm == 'pre':
       return x_BTD + dropout(sublayer(norm(x_BTD)), deterministic)
     return norm(x_BTD + dropout(sublayer(x_BTD), deterministic))
@@ -124,6 +126,7 @@ class TokenAlignment(nn.Module):
     num_blocks: the paper's second "N"; 6.
     num_heads, dropout, ffn_mult, norm, exchange, dtype: see `TAMBlock`.
     unroll: blocks per iteration of the loop; it changes speed only.
+    remat: compute a block again in the backward pass; memory only.
   """
 
   num_blocks: int
@@ -134,6 +137,7 @@ class TokenAlignment(nn.Module):
   exchange: bool = True
   dtype: Dtype | None = None
   unroll: int = 1
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -165,7 +169,7 @@ class TokenAlignment(nn.Module):
       length=self.num_blocks,
       unroll=self.unroll,
     )
-    block = TAMBlock(
+    block = checkpointed(TAMBlock, self.remat, (5,))(
       self.num_heads,
       self.dropout,
       self.ffn_mult,

@@ -1,6 +1,7 @@
 """BERT (arXiv 1810.04805) with PyTorch's numbers, the pooler left out."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,8 +12,10 @@ from mgcma_jax.encoders.limits import MOST, MOST_LAYERS
 from mgcma_jax.json_file import EXACT, read_object
 from mgcma_jax.layers import (
   INITIAL_KERNEL,
+  Dropout,
   FeedForward,
   MultiHeadAttention,
+  checkpointed,
   layer_norm,
   zero_padding,
 )
@@ -44,6 +47,7 @@ class BertConfig:
     attention_probs_dropout_prob: rate on the attention weights.
     dtype: of the matrix products, such as 'bfloat16'; None: the parameters'.
     unroll: layers in one step of the scan; speed only.
+    remat: compute a layer again in the backward pass; memory only.
   """
 
   __pydantic_config__ = EXACT
@@ -60,6 +64,7 @@ class BertConfig:
   attention_probs_dropout_prob: float = 0.1
   dtype: str | None = None
   unroll: int = 1
+  remat: bool = False
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -123,7 +128,7 @@ def _own_fields(cls, source):
   values = {}
   for field in dataclasses.fields(cls):
     # transformers' own dtype is that of the stored weights, not of the products
-    if field.name in ('dtype', 'unroll') or field.name not in source:
+    if field.name in ('dtype', 'unroll', 'remat') or field.name not in source:
       continue
     value = source[field.name]
     if field.type is float and type(value) is int:
@@ -166,7 +171,7 @@ class FlaxBert(nn.Module):
       token_ids_BL, deterministic
     )
     layers = nn.scan(
-      BertLayer,
+      checkpointed(BertLayer, self.config.remat, (3,)),
       variable_axes={'params': 0},
       split_rngs={'params': True, 'dropout': True},
       in_axes=(nn.broadcast, nn.broadcast),
@@ -202,7 +207,7 @@ class BertEmbeddings(nn.Module):
     x_BLD += table('token_type', config.type_vocab_size)[None, :1]
     x_BLD += table('position', config.max_position_embeddings)[None, :length]
     x_BLD = layer_norm(config.dtype, 'norm', config.layer_norm_eps)(x_BLD)
-    return nn.Dropout(config.hidden_dropout_prob)(x_BLD, deterministic)
+    return Dropout(config.hidden_dropout_prob)(x_BLD, deterministic)
 
 
 class BertLayer(nn.Module):
@@ -218,7 +223,9 @@ class BertLayer(nn.Module):
     deterministic: bool,
   ) -> tuple[Float[Array, 'B L D'], None]:
     config = self.config
-    drop = nn.Dropout(config.hidden_dropout_prob, deterministic=deterministic)
+    drop = functools.partial(
+      Dropout(config.hidden_dropout_prob), deterministic=deterministic
+    )
 
     def norm(name):
       return layer_norm(config.dtype, name, config.layer_norm_eps)

@@ -5,6 +5,8 @@ the large one of the lv60 checkpoints (layer norm in every convolution, layer
 norm before attention and feed-forward).
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,8 +17,10 @@ from mgcma_jax.encoders.positional_conv import PositionalConv
 from mgcma_jax.encoders.spec_augment import span_mask
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config, num_frames
 from mgcma_jax.layers import (
+  Dropout,
   FeedForward,
   MultiHeadAttention,
+  checkpointed,
   gelu,
   layer_norm,
   zero_padding,
@@ -46,12 +50,9 @@ class FlaxWav2Vec2(nn.Module):
       config.num_conv_pos_embedding_groups,
       config.dtype,
     )
-    self.dropout = nn.Dropout(config.hidden_dropout)
-    layer = EncoderLayer
-    if config.remat:
-      layer = nn.remat(layer, prevent_cse=False, static_argnums=(3, 4))
+    self.dropout = Dropout(config.hidden_dropout)
     self.layers = nn.scan(
-      layer,
+      checkpointed(EncoderLayer, config.remat, (3, 4)),
       variable_axes={'params': 0},
       split_rngs={'params': True, 'dropout': True, 'layerdrop': True},
       in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
@@ -181,7 +182,7 @@ class FeatureProjection(nn.Module):
       bias_init=initial,
       name='dense',
     )(norm(feature_BTC))
-    return nn.Dropout(config.feat_proj_dropout)(x_BTD, deterministic)
+    return Dropout(config.feat_proj_dropout)(x_BTD, deterministic)
 
 
 class EncoderLayer(nn.Module):
@@ -214,7 +215,9 @@ class EncoderLayer(nn.Module):
       dtype=config.dtype,
       name='feed_forward',
     )
-    drop = nn.Dropout(config.hidden_dropout, deterministic=deterministic)
+    drop = functools.partial(
+      Dropout(config.hidden_dropout), deterministic=deterministic
+    )
 
     def residual(name, sublayer, x_BTD):
       norm = layer_norm(config.dtype, f'{name}_norm', config.layer_norm_eps)
