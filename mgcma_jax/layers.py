@@ -5,7 +5,6 @@ parameters, so that float64 parameters compute in float64. Softmax, layer
 normalisation and pooling are at least float32 whatever the `dtype`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float
+
+from mgcma_jax.dense import PRODUCT, Dense
+from mgcma_jax.dropout import DROPPED, Dropout
 
 Dtype = Any
 
@@ -22,12 +24,6 @@ MASKED_LOGIT = -1e30
 
 # PyTorch's default, and so of all code that the paper builds on.
 NORM_EPS = 1e-5
-
-# What dropout drew, by the name that `checkpointed` keeps it under.
-DROPPED = 'dropped'
-
-# BERT's, wav2vec 2.0's and MAP's.
-INITIAL_KERNEL = nn.initializers.normal(0.02)
 
 
 def at_least_float32(x: Float[Array, '...']) -> Float[Array, '...']:
@@ -78,43 +74,6 @@ def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
   return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
 
 
-def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> UInt8[Array, '...']:
-  """Uniform in [0, 256), four from each number that threefry gives.
-
-  jax.random.bits makes one such number for each byte. The first axis stays an
-  axis, so that devices which share it draw their own part.
-  """
-  rows, columns = shape[0], math.prod(shape[1:])
-  words = jax.random.bits(key, (rows, -(-columns // 4)), jnp.uint32)
-  bytes_BX = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(rows, -1)
-  return bytes_BX[:, :columns].reshape(shape)
-
-
-class Dropout(nn.Module):
-  """x / (1 - r) or, with probability r, 0; r is the rate in 256ths.
-
-  Eight random bits decide: the 32 that nn.Dropout draws are a good part of a
-  training step. A rate of 0.1 is 26/256, and the scale is that rate's.
-
-  Attributes:
-    rate: in [0, 1); rounded to r = n / 256.
-  """
-
-  rate: float
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, '...'], deterministic: bool
-  ) -> Float[Array, '...']:
-    """The random stream 'dropout' is needed unless deterministic."""
-    dropped = min(round(256 * self.rate), 255)
-    if deterministic or not dropped:
-      return x
-    drop = random_bytes(self.make_rng('dropout'), x.shape) < dropped
-    drop = checkpoint_name(drop, DROPPED)
-    return jnp.where(drop, 0, x * (256 / (256 - dropped)))
-
-
 def checkpointed(
   layer: type[nn.Module], remat: bool, static_argnums: tuple[int, ...]
 ) -> type[nn.Module]:
@@ -131,10 +90,7 @@ def checkpointed(
   Returns:
     A class with the layer's parameters and results.
   """
-  policies = jax.checkpoint_policies
-  kept = policies.save_from_both_policies(
-    policies.dots_saveable, policies.save_only_these_names(DROPPED)
-  )
+  kept = jax.checkpoint_policies.save_only_these_names(PRODUCT, DROPPED)
   return nn.remat(
     layer,
     # Inside a loop no common subexpression is found anyway.
@@ -182,9 +138,7 @@ class MultiHeadAttention(nn.Module):
       raise ValueError(f'{self.num_heads=} must divide the width {D}')
 
     def heads(name, y_BXD):
-      y_BXD = nn.Dense(
-        D, self.qkv_bias, self.dtype, kernel_init=INITIAL_KERNEL, name=name
-      )(y_BXD)
+      y_BXD = Dense(D, self.qkv_bias, self.dtype, name=name)(y_BXD)
       y_BXHK = y_BXD.reshape(B, -1, self.num_heads, D // self.num_heads)
       return y_BXHK.transpose(0, 2, 1, 3)
 
@@ -198,18 +152,23 @@ class MultiHeadAttention(nn.Module):
       key_BHNK,
       preferred_element_type=jnp.promote_types(query_BHTK.dtype, jnp.float32),
     )
+    logit_BHTN = checkpoint_name(logit_BHTN, PRODUCT)
     logit_BHTN = jnp.where(
       context_mask_BN[:, None, None], logit_BHTN, MASKED_LOGIT
     )
     weight_BHTN = jax.nn.softmax(logit_BHTN).astype(value_BHNK.dtype)
     weight_BHTN = Dropout(self.dropout)(weight_BHTN, deterministic)
-    out_BHTK = jnp.einsum('BHTN,BHNK->BHTK', weight_BHTN, value_BHNK)
+    out_BHTK = jnp.einsum(
+      'BHTN,BHNK->BHTK',
+      weight_BHTN,
+      value_BHNK,
+      preferred_element_type=logit_BHTN.dtype,
+    ).astype(value_BHNK.dtype)
+    out_BHTK = checkpoint_name(out_BHTK, PRODUCT)
     out_BTD = out_BHTK.transpose(0, 2, 1, 3).reshape(B, T, D)
     if not self.out_proj:
       return out_BTD
-    return nn.Dense(
-      D, dtype=self.dtype, kernel_init=INITIAL_KERNEL, name='out'
-    )(out_BTD)
+    return Dense(D, dtype=self.dtype, name='out')(out_BTD)
 
 
 class FeedForward(nn.Module):
@@ -232,10 +191,6 @@ class FeedForward(nn.Module):
     self, x_BTD: Float[Array, 'B T D'], deterministic: bool
   ) -> Float[Array, 'B T D']:
     """Each position by itself."""
-    h_BTF = nn.Dense(
-      self.width, dtype=self.dtype, kernel_init=INITIAL_KERNEL, name='wide'
-    )(x_BTD)
+    h_BTF = Dense(self.width, dtype=self.dtype, name='wide')(x_BTD)
     h_BTF = Dropout(self.dropout)(self.activation(h_BTF), deterministic)
-    return nn.Dense(
-      x_BTD.shape[-1], dtype=self.dtype, kernel_init=INITIAL_KERNEL, name='out'
-    )(h_BTF)
+    return Dense(x_BTD.shape[-1], dtype=self.dtype, name='out')(h_BTF)

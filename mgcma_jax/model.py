@@ -12,12 +12,12 @@ from mgcma_jax.alignment.distribution_based import (
 )
 from mgcma_jax.alignment.instance_based import InstanceHead
 from mgcma_jax.alignment.token_based import TokenAlignment
+from mgcma_jax.dense import Dense
+from mgcma_jax.dropout import Dropout
 from mgcma_jax.encoders.bert import FlaxBert
 from mgcma_jax.encoders.wav2vec2 import FlaxWav2Vec2
 from mgcma_jax.inputs.audio import normalise
 from mgcma_jax.layers import (
-  INITIAL_KERNEL,
-  Dropout,
   Dtype,
   at_least_float32,
   gelu,
@@ -87,9 +87,7 @@ class Classifier(nn.Module):
       if width is None:
         continue
       x_BE = Dropout(self.dropout)(x_BE, deterministic)
-      x_BE = nn.Dense(
-        width, dtype=self.dtype, kernel_init=INITIAL_KERNEL, name=name
-      )(x_BE)
+      x_BE = Dense(width, dtype=self.dtype, name=name)(x_BE)
       x_BE = gelu(x_BE) if name == 'hidden' else x_BE
     return at_least_float32(x_BE)
 

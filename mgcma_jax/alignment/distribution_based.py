@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mgcma_jax import losses
+from mgcma_jax.dense import Dense
+from mgcma_jax.dropout import Dropout
 from mgcma_jax.layers import (
-  INITIAL_KERNEL,
-  Dropout,
   Dtype,
   FeedForward,
   MultiHeadAttention,
@@ -80,9 +80,7 @@ class DistributionConstructor(nn.Module):
     D = x_BTD.shape[-1]
 
     def dense(name, y):
-      return nn.Dense(
-        D, dtype=self.dtype, kernel_init=INITIAL_KERNEL, name=name
-      )(y)
+      return Dense(D, dtype=self.dtype, name=name)(y)
 
     def drop(y):
       return Dropout(self.dropout)(y, deterministic)

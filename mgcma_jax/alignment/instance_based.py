@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mgcma_jax import losses
+from mgcma_jax.dense import Dense
 from mgcma_jax.layers import (
-  INITIAL_KERNEL,
   Dtype,
   at_least_float32,
 )
@@ -36,9 +36,7 @@ class InstanceHead(nn.Module):
   def __call__(self, x_BD: Float[Array, 'B D']) -> Float[Array, 'B Z']:
     """At least float32; an x of zeros gives zeros."""
     if self.proj_dim:
-      x_BD = nn.Dense(
-        self.proj_dim, dtype=self.dtype, kernel_init=INITIAL_KERNEL, name='proj'
-      )(x_BD)
+      x_BD = Dense(self.proj_dim, dtype=self.dtype, name='proj')(x_BD)
     x_BD = at_least_float32(x_BD)
     if not self.normalize:
       return x_BD

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mgcma_jax.dropout import Dropout
 from mgcma_jax.layers import (
-  Dropout,
   Dtype,
   FeedForward,
   MultiHeadAttention,

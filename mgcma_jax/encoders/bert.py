@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mgcma_jax.dense import INITIAL_KERNEL
+from mgcma_jax.dropout import Dropout
 from mgcma_jax.encoders.limits import MOST, MOST_LAYERS
 from mgcma_jax.json_file import EXACT, read_object
 from mgcma_jax.layers import (
-  INITIAL_KERNEL,
-  Dropout,
   FeedForward,
   MultiHeadAttention,
   checkpointed,

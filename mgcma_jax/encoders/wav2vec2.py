@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mgcma_jax.dense import Dense
+from mgcma_jax.dropout import Dropout
 from mgcma_jax.encoders.feature_extractor import FeatureExtractor, uniform
 from mgcma_jax.encoders.positional_conv import PositionalConv
 from mgcma_jax.encoders.spec_augment import span_mask
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config, num_frames
 from mgcma_jax.layers import (
-  Dropout,
   FeedForward,
   MultiHeadAttention,
   checkpointed,
@@ -175,7 +176,7 @@ class FeatureProjection(nn.Module):
     config = self.config
     norm = layer_norm(config.dtype, 'norm', config.layer_norm_eps)
     initial = uniform(feature_BTC.shape[-1] ** -0.5)
-    x_BTD = nn.Dense(
+    x_BTD = Dense(
       config.hidden_size,
       dtype=config.dtype,
       kernel_init=initial,
