@@ -39,7 +39,9 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '*N K']) -> Float[Array, '*N M']:
     shape = x.shape[-1], self.features
-    kernel_KM = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    kernel_KM = jnp.asarray(
+      self.param('kernel', self.kernel_init, shape, jnp.float32)
+    )
     dtype = jnp.dtype(self.dtype or jnp.result_type(x, kernel_KM))
     x_NK = x.reshape(-1, x.shape[-1]).astype(dtype)
     y_NM = product(x_NK, kernel_KM, dtype)

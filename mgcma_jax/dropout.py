@@ -41,9 +41,11 @@ class Dropout(nn.Module):
     self, x: Float[Array, '...'], deterministic: bool
   ) -> Float[Array, '...']:
     """The random stream 'dropout' is needed unless deterministic."""
-    dropped = min(round(256 * self.rate), 255)
+    dropped = round(256 * self.rate)
     if deterministic or not dropped:
       return x
+    if dropped == 256:
+      return jnp.zeros_like(x)
     drop = random_bytes(self.make_rng('dropout'), x.shape) < dropped
     drop = checkpoint_name(drop, DROPPED)
     return jnp.where(drop, 0, x * (256 / (256 - dropped)))
