@@ -37,9 +37,10 @@ def by_hand(params, x, dy):
 @pytest.mark.parametrize('shape', [(3, 7), (2, 5, 7), (1, 7)])
 @pytest.mark.parametrize('dtype', [None, 'bfloat16'])
 def test_product_and_its_slopes(rng, shape, dtype):
-  """In bfloat16 the factors are rounded, and nothing else but y and dx.
+  """In bfloat16 the factors are rounded, and then y and dx once.
 
-  Rows are odd in number, as XLA's CPU backend gets them in two halves.
+  Rows are odd in number, as XLA's CPU backend gets them in two halves. Not
+  jitted, as XLA may keep more bits than it is asked for.
   """
 
   def rounded(a):
@@ -48,14 +49,14 @@ def test_product_and_its_slopes(rng, shape, dtype):
   params = {'kernel': rounded(draw(rng, 7, 6)), 'bias': draw(rng, 6)}
   x, dy = rounded(draw(rng, *shape)), rounded(draw(rng, *shape[:-1], 6))
   layer = Dense(6, dtype=dtype)
-  got = jax.jit(lambda *a: forward_and_slopes(layer, *a))(params, x, dy)
+  got = forward_and_slopes(layer, params, x, dy)
   expected = by_hand(params, x, dy)
   names = ('y', 'dx', 'dW', 'db')
   coarse = {'y', 'dx'} if dtype else set()
   for name, ours, theirs in zip(names, got, expected):
-    step = 2**-8 if name in coarse else 1e-6
     error = np.abs(np.asarray(ours, np.float64) - theirs)
-    assert error.max() <= step * np.abs(theirs).max(), name
+    once = 2**-9 * np.abs(theirs) if name in coarse else 0
+    assert (error <= once + 1e-6 * np.abs(theirs).max()).all(), name
   assert got[0].dtype == (dtype or 'float32')
   assert got[2].dtype == 'float32'
 
