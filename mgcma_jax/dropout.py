@@ -16,7 +16,7 @@ def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> UInt8[Array, '...']:
   """Uniform in [0, 256), four from each number that threefry gives.
 
   jax.random.bits makes one such number for each byte. The first axis stays an
-  axis, so that devices which share it draw their own part.
+  axis, as devices share it.
   """
   rows, columns = shape[0], math.prod(shape[1:])
   words = jax.random.bits(key, (rows, -(-columns // 4)), jnp.uint32)
