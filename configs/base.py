@@ -35,6 +35,12 @@ def get_config() -> ConfigDict:
   config.text_buckets = (32, 64, 128, 512)  # tokens with [CLS], [SEP] (A21)
   config.order = 'random'  # or 'bucketed': equally long groups share a batch
   config.reader_threads = 8
+  config.conv_features = 'kept'  # where optim.freeze leaves the convolutions at
+  # rest and w2v_group_norm is 'masked'; or 'computed' in each step
+  config.feature_folder = placeholder(str)  # of kept ones; None:
+  # mgcma_jax/features in $XDG_CACHE_HOME or ~/.cache
+  config.device_data_gb = 4.0  # the corpus' speech is held in device memory if
+  # it is no larger; 0: never
 
   config.batch_size = 4  # utterances (paper, section 3.2)
   config.eval_batch_size = 8  # utterances

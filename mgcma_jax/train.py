@@ -109,6 +109,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
       if resumed := int(loop.state.step):
         print(f'resuming after step {resumed}')
       loop.stop_if_asked()
+      loop.fetch_speech()
       if not loop.finished:
         loop.compile(loop.shapes)
         with Logbook(workdir, resumed, loop.progress.epochs_done) as logbook:
@@ -139,7 +140,7 @@ def _test(
   predictions = test(
     card.model,
     params,
-    setup.test,
+    loop.test,
     setup.buckets,
     run.eval_batch_size,
     run.reader_threads,

@@ -44,6 +44,11 @@ class Buckets:
       if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] <= 0:
         raise ValueError(f'{name}={sizes}: name ascending positive lengths')
 
+  @property
+  def samples(self) -> tuple[int, ...]:
+    """The audio lengths at 16 kHz."""
+    return tuple(round(s * SAMPLE_RATE) for s in self.audio_seconds)
+
   def check(self, lengths: Lengths) -> None:
     """Raises ValueError where an utterance is longer than the last bucket."""
     seconds = lengths.samples_N.max() / SAMPLE_RATE
@@ -57,11 +62,8 @@ class Buckets:
 
   def fit(self, samples: int, tokens: int) -> tuple[int, int]:
     """The shortest (samples, tokens) of the buckets that hold both."""
-    audio = next(
-      s for s in self.audio_seconds if samples <= round(s * SAMPLE_RATE)
-    )
-    text = next(t for t in self.text_tokens if tokens <= t)
-    return round(audio * SAMPLE_RATE), text
+    audio = next(s for s in self.samples if samples <= s)
+    return audio, next(t for t in self.text_tokens if tokens <= t)
 
 
 @dataclass(frozen=True)

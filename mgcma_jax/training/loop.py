@@ -26,6 +26,7 @@ from mgcma_jax.training.interrupt import Interrupted, Interruption, tell
 from mgcma_jax.training.logbook import Logbook
 from mgcma_jax.training.optim import learning_rate, make_optimizer
 from mgcma_jax.training.setup import Setup
+from mgcma_jax.training.speech import Speech
 from mgcma_jax.training.state import (
   batch_shape,
   initial_params,
@@ -62,6 +63,7 @@ class Loop:
     self.optim = setup.optim
     self.train = setup.train
     self.watched = watched(setup)
+    self.test = setup.test
     self.buckets = setup.buckets
     self.group_size = size or run.batch_size
     self.steps_per_epoch = len(self.train) // run.batch_size
@@ -73,6 +75,7 @@ class Loop:
     self.mesh = sharding.make_mesh(run.batch_size, run.eval_batch_size)
     self.optimizer = make_optimizer(setup.optim, self.num_steps)
     self.state, self.progress = self._start(setup)
+    self.speech = Speech(setup, self.state.params)
     self._finite = FiniteCheck(
       run,
       int(self.state.skipped),
@@ -130,6 +133,28 @@ class Loop:
     epochs = range(self.progress.epochs_done, self.run.num_epochs)
     return sorted({b.shape for epoch in epochs for b in self.plan(epoch)})
 
+  def fetch_speech(self) -> None:
+    """Gives all examples their speech, as `Speech.fetch` says, and compiles
+    what cuts batches from it."""
+    store = self.speech.fetch(self.state.params, self.mesh, self.stop_if_asked)
+    self.train, self.watched, self.test = (
+      examples and dataclasses.replace(examples, store=store)
+      for examples in (self.train, self.watched, self.test)
+    )
+    if store is None or not store.on_device:
+      return
+    shapes = {(B, S) for B, S, _ in self.shapes}
+    for examples in filter(None, (self.watched, self.test)):
+      plan = self._evaluation_plan(examples)
+      shapes |= {planned.shape[:2] for planned in plan}
+    for B, S in sorted(shapes):
+      store.compile(B, S)
+
+  def _evaluation_plan(self, examples: Examples) -> list[PlannedBatch]:
+    return evaluation_plan(
+      examples.lengths, self.buckets, self.run.eval_batch_size
+    )
+
   def compile(self, shapes: Sequence[tuple[int, int, int]]) -> None:
     """Compiles the step for these shapes, so that no epoch waits for it."""
     step = jax.jit(
@@ -143,7 +168,7 @@ class Loop:
     )
     for shape in tqdm(shapes, 'compiling', unit='shape', leave=False):
       self._compiled[shape] = step.lower(
-        self.state, batch_shape(shape)
+        self.state, batch_shape(shape, self.train.store)
       ).compile()
       self.stop_if_asked()
 
@@ -242,12 +267,9 @@ class Loop:
   def _validate(self, logbook: Logbook, epoch: int, step: int) -> float:
     """UA of the watched utterances, logged with their losses."""
     oracle = self.run.select == 'oracle_test'
-    plan = evaluation_plan(
-      self.watched.lengths, self.buckets, self.run.eval_batch_size
-    )
     predictions = predict(
       self.watched,
-      plan,
+      self._evaluation_plan(self.watched),
       self._evaluate,
       'ORACLE: test session' if oracle else 'validation',
       self.run.reader_threads,

@@ -33,6 +33,7 @@ SCRATCH = 'scratch'
 SELECT = ('val', 'last', 'oracle_test')
 ORDERS = ('random', 'bucketed')
 ON_NONFINITE = ('stop', 'skip')
+CONV_FEATURES = ('kept', 'computed')
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,32 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class SpeechConfig:
+  """How the speech is kept; configs/base.py says more."""
+
+  conv_features: str
+  feature_folder: str | None
+  device_data_gb: float
+
+  def __post_init__(self):
+    if self.conv_features not in CONV_FEATURES:
+      raise ValueError(
+        f'config.conv_features={self.conv_features!r}: choose one of '
+        f'{CONV_FEATURES}'
+      )
+    if not self.device_data_gb >= 0:
+      raise ValueError(
+        f'config.device_data_gb={self.device_data_gb} must be at least 0'
+      )
+
+
+@dataclass(frozen=True)
 class Setup:
   """A run's parts.
 
   Attributes:
     run: numbers of the loop.
+    speech: how the speech is kept.
     optim: the optimizer's.
     buckets: lengths that arrays may have.
     card: the model, its classes, its tokenizer.
@@ -85,6 +107,7 @@ class Setup:
   """
 
   run: RunConfig
+  speech: SpeechConfig
   optim: OptimConfig
   buckets: Buckets
   card: ModelCard
@@ -214,6 +237,7 @@ def make_setup(config: ConfigDict) -> Setup:
       together, with the cure.
   """
   run = RunConfig(**_fields(RunConfig, config))
+  speech = SpeechConfig(**_fields(SpeechConfig, config))
   optim = OptimConfig(**config.optim.to_dict())
   buckets = Buckets(config.audio_buckets, config.text_buckets)
   corpus = Corpus.open(config.data)
@@ -242,6 +266,7 @@ def make_setup(config: ConfigDict) -> Setup:
   validation = examples(splits.validation) if splits.validation else None
   setup = Setup(
     run,
+    speech,
     optim,
     buckets,
     ModelCard(model, corpus.labels, tokenizer),

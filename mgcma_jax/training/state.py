@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mgcma_jax.inputs.store import Store
 from mgcma_jax.metrics import Mean
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
@@ -30,15 +31,16 @@ def example_batch(rows: int) -> Batch:
   )
 
 
-def batch_shape(shape: tuple[int, int, int]) -> Batch:
-  """Shapes and dtypes of a batch of (B, S, L)."""
+def batch_shape(shape: tuple[int, int, int], store: Store | None) -> Batch:
+  """Shapes and dtypes of a batch of (B, S, L), its speech from the store."""
   B, S, L = shape
-  small = example_batch(B)
-  return small.replace(
-    waveform_BS=jax.ShapeDtypeStruct((B, S), jnp.int16),
+  waveform_BS = jax.ShapeDtypeStruct((B, S), jnp.int16)
+  batch = example_batch(B).replace(
+    waveform_BS=None if store else waveform_BS,
     token_ids_BL=jax.ShapeDtypeStruct((B, L), jnp.int32),
     text_mask_BL=jax.ShapeDtypeStruct((B, L), jnp.bool_),
   )
+  return batch.replace(**{store.field: store.shape(B, S)}) if store else batch
 
 
 def initial_params(model: MGCMA, seed: int, given: Params) -> Params:

@@ -51,6 +51,7 @@ def summary(setup: Setup, loop: Loop) -> str:
     f'(order "{run.order}"), '
     f'{100 * padding_waste(test_plan, setup.test.lengths):.1f} % of the test '
     'samples',
+    str(loop.speech),
     f'texts cut to {setup.buckets.text_tokens[-1]} tokens: {cut}',
     f'steps: {loop.steps_per_epoch} of {run.batch_size} utterances an epoch '
     f'({left_out} utterances rest in each), {run.num_epochs} epochs at most; '
