@@ -167,9 +167,11 @@ def test_damage_is_said_and_mended(
 
 def test_a_process_that_has_damaged_ones_mapped_goes_on(kept, params, whole):
   """Emptying the file under it would end it with a bus error."""
-  mapped = kept.fetch(params, go_on)
+  mapped, file = kept.fetch(params, go_on), kept.folder / 'features.bin'
+  before = file.stat().st_ino
   (kept.folder / 'manifest.json').write_text('{}')
   kept.fetch(params, go_on)
+  assert file.stat().st_ino != before
   np.testing.assert_array_equal(mapped, whole)
 
 
