@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -13,30 +14,26 @@ from tqdm import tqdm
 from mgcma_jax.inputs.pipeline import Examples, batches
 from mgcma_jax.inputs.plan import (
   PlannedBatch,
+  Shape,
   evaluation_plan,
   training_plan,
 )
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
-from mgcma_jax.training import sharding
+from mgcma_jax.training import compiled, sharding
 from mgcma_jax.training.checkpoint import Checkpoints, Progress
-from mgcma_jax.training.evaluation import predict
+from mgcma_jax.training.evaluation import Predictions, predict
 from mgcma_jax.training.finite import FiniteCheck
 from mgcma_jax.training.interrupt import Interrupted, Interruption, tell
 from mgcma_jax.training.logbook import Logbook
-from mgcma_jax.training.optim import learning_rate, make_optimizer
+from mgcma_jax.training.optim import (
+  Params,
+  learning_rate,
+  make_optimizer,
+)
 from mgcma_jax.training.setup import Setup
-from mgcma_jax.training.state import (
-  batch_shape,
-  initial_params,
-  initial_state,
-)
-from mgcma_jax.training.steps import (
-  Evaluated,
-  TrainState,
-  evaluation_step,
-  train_step,
-)
+from mgcma_jax.training.state import initial_params, initial_state
+from mgcma_jax.training.steps import TrainState
 
 
 def watched(setup: Setup) -> Examples | None:
@@ -62,6 +59,7 @@ class Loop:
     self.optim = setup.optim
     self.train = setup.train
     self.watched = watched(setup)
+    self.test = setup.test
     self.buckets = setup.buckets
     self.group_size = size or run.batch_size
     self.steps_per_epoch = len(self.train) // run.batch_size
@@ -79,7 +77,8 @@ class Loop:
       self._learning_rate,
       lambda: checkpoints.last_step,
     )
-    self._compiled: dict[tuple[int, int, int], Callable] = {}
+    self._train_step = compiled.training(self.model, self.optimizer, self.mesh)
+    self._evaluation_step = compiled.evaluation(self.model, self.mesh)
 
   def _start(self, setup: Setup) -> tuple[TrainState, Progress]:
     everywhere = sharding.replicated(self.mesh)
@@ -125,32 +124,44 @@ class Loop:
     return waits and best > 0 and epochs - best >= self.run.patience
 
   @functools.cached_property
-  def shapes(self) -> list[tuple[int, int, int]]:
-    """(B, S, L) of every batch that is still to come."""
+  def training_shapes(self) -> Counter[Shape]:
+    """How many batches of each shape are still to come."""
+    if self.finished:
+      return Counter()
     epochs = range(self.progress.epochs_done, self.run.num_epochs)
-    return sorted({b.shape for epoch in epochs for b in self.plan(epoch)})
+    return Counter(b.shape for epoch in epochs for b in self.plan(epoch))
 
-  def compile(self, shapes: Sequence[tuple[int, int, int]]) -> None:
-    """Compiles the step for these shapes, so that no epoch waits for it."""
-    step = jax.jit(
-      functools.partial(train_step, self.model, self.optimizer),
-      donate_argnums=0,
-      in_shardings=(
-        sharding.replicated(self.mesh),
-        sharding.split(self.mesh),
-      ),
-      out_shardings=sharding.replicated(self.mesh),
+  @functools.cached_property
+  def evaluation_shapes(self) -> Counter[Shape]:
+    """How many batches of each shape one validation and the test have."""
+    watched = None if self.finished else self.watched
+    return Counter(
+      planned.shape
+      for examples in (watched, self.test)
+      if examples is not None
+      for planned in self._evaluation_plan(examples)
     )
-    for shape in tqdm(shapes, 'compiling', unit='shape', leave=False):
-      self._compiled[shape] = step.lower(
-        self.state, batch_shape(shape)
-      ).compile()
-      self.stop_if_asked()
 
-  def step(self, batch: Batch, shape: tuple[int, int, int]) -> Bool[Array, '']:
+  def _evaluation_plan(self, examples: Examples) -> list[PlannedBatch]:
+    return evaluation_plan(
+      examples.lengths, self.buckets, self.run.eval_batch_size
+    )
+
+  def compile(
+    self, training: Iterable[Shape], evaluation: Iterable[Shape]
+  ) -> None:
+    """Compiles both steps for these shapes, so that no epoch waits for it."""
+    compiled.compile_steps(
+      [
+        (self._train_step, self.state, training),
+        (self._evaluation_step, self.state.params, evaluation),
+      ],
+      self.stop_if_asked,
+    )
+
+  def step(self, batch: Batch, shape: Shape) -> Bool[Array, '']:
     """One step of a compiled shape; whether its numbers were finite."""
-    batch = jax.device_put(batch, sharding.split(self.mesh))
-    self.state, finite = self._compiled[shape](self.state, batch)
+    self.state, finite = self._train_step(self.state, batch, shape)
     return finite
 
   def __call__(self, logbook: Logbook) -> None:
@@ -234,24 +245,23 @@ class Loop:
     if (
       self.optim.schedule == 'plateau' and epochs >= self.optim.plateau_patience
     ):
-      scale = self.state.lr_scale * self.optim.plateau_factor
-      self.state = self.state.replace(lr_scale=scale)
+      # On the host, as jnp would compile a program for it.
+      scale = jax.device_get(self.state.lr_scale) * np.float32(
+        self.optim.plateau_factor
+      )
+      self.state = self.state.replace(
+        lr_scale=jax.device_put(scale, sharding.replicated(self.mesh))
+      )
       epochs = 0
     return dataclasses.replace(progress, plateau_epochs=epochs)
 
   def _validate(self, logbook: Logbook, epoch: int, step: int) -> float:
     """UA of the watched utterances, logged with their losses."""
     oracle = self.run.select == 'oracle_test'
-    plan = evaluation_plan(
-      self.watched.lengths, self.buckets, self.run.eval_batch_size
-    )
-    predictions = predict(
+    predictions = self.predict(
+      self.state.params,
       self.watched,
-      plan,
-      self._evaluate,
       'ORACLE: test session' if oracle else 'validation',
-      self.run.reader_threads,
-      self.stop_if_asked,
     )
     values = {'epoch': epoch} | predictions.figures()
     logbook.write('oracle_test' if oracle else 'validation', step, values)
@@ -263,13 +273,18 @@ class Loop:
     )
     return predictions.ua
 
-  @functools.cached_property
-  def _evaluation_step(self):
-    return jax.jit(functools.partial(evaluation_step, self.model))
-
-  def _evaluate(self, batch: Batch) -> Evaluated:
-    batch = jax.device_put(batch, sharding.split(self.mesh))
-    return self._evaluation_step(self.state.params, batch)
+  def predict(
+    self, params: Params, examples: Examples, what: str
+  ) -> Predictions:
+    """What these parameters say of the watched or the test utterances."""
+    return predict(
+      examples,
+      self._evaluation_plan(examples),
+      functools.partial(self._evaluation_step, params),
+      what,
+      self.run.reader_threads,
+      self.stop_if_asked,
+    )
 
   def stop_if_asked(self) -> None:
     """Saves and ends, with 75, where a signal has asked for it."""

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mgcma_jax.inputs.plan import Shape
 from mgcma_jax.metrics import Mean
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
@@ -30,7 +31,7 @@ def example_batch(rows: int) -> Batch:
   )
 
 
-def batch_shape(shape: tuple[int, int, int]) -> Batch:
+def batch_shape(shape: Shape) -> Batch:
   """Shapes and dtypes of a batch of (B, S, L)."""
   B, S, L = shape
   small = example_batch(B)
