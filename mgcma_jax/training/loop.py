@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 from tqdm import tqdm
 
-from mgcma_jax.inputs.pipeline import Examples, batches
+from mgcma_jax.inputs.pipeline import Examples, Waited, batches
 from mgcma_jax.inputs.plan import (
   PlannedBatch,
   Shape,
@@ -176,24 +176,29 @@ class Loop:
     epoch = self.progress.epochs_done
     plan = self.plan(epoch)
     done = int(self.state.step) - epoch * self.steps_per_epoch
+    loaded = Waited(batches(self.train, plan[done:], self.run.reader_threads))
     bar = tqdm(
-      batches(self.train, plan[done:], self.run.reader_threads),
+      loaded,
       f'epoch {epoch + 1}/{self.run.num_epochs}',
       len(plan),
       initial=done,
       unit='step',
       leave=False,
     )
-    step, since = int(self.state.step), time.monotonic()
+    step, since, waited = int(self.state.step), time.monotonic(), 0.0
     for planned, batch in bar:
       finite = self.step(batch, planned.shape)
       step += 1
       self._finite.add(finite, step, self.train.names(planned))
       if step % self.run.log_every_steps == 0:
         self._finite.settle()
-        seconds = (time.monotonic() - since) / self.run.log_every_steps
-        self._log(logbook, step, seconds)
-        since = time.monotonic()
+        seconds = time.monotonic() - since
+        times = {
+          'time.seconds_per_step': seconds / self.run.log_every_steps,
+          'time.waiting_for_input': (loaded.seconds - waited) / seconds,
+        }
+        self._log(logbook, step, times)
+        since, waited = time.monotonic(), loaded.seconds
       if step % self.run.save_every_steps == 0 and step % self.steps_per_epoch:
         self._finite.settle()
         self.checkpoints.save_last(self.state, self.progress)
@@ -207,13 +212,13 @@ class Loop:
     rate = learning_rate(self.optim, self.num_steps)(updates)
     return float(rate * self.state.lr_scale)
 
-  def _log(self, logbook: Logbook, step: int, seconds: float) -> None:
+  def _log(self, logbook: Logbook, step: int, times: dict[str, float]) -> None:
     """Writes the means since the last time, and empties them."""
     means = jax.device_get(self.state.means)
     # Where each update was left out there are none.
     values = {k: mean.compute() for k, mean in means.items() if mean.count}
     values['skipped_updates'] = int(self.state.skipped)
-    logbook.write('train', step, values | {'time.seconds_per_step': seconds})
+    logbook.write('train', step, values | times)
     empty = jax.tree.map(np.zeros_like, means)
     self.state = self.state.replace(
       means=jax.device_put(empty, sharding.replicated(self.mesh))

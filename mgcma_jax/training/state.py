@@ -58,20 +58,31 @@ def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
       is another; all are named.
   """
   batch = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), example_batch(1))
-  key = jax.random.key(seed)
-  params = flatten_dict(jax.jit(model.init)(key, batch)['params'], sep='/')
   given = flatten_dict(given, sep='/')
+
+  @jax.jit  # so that it is traced once
+  def draw(key, batch):
+    return flatten_dict(model.init(key, batch)['params'], sep='/')
+
+  key = jax.random.key(seed)
+  shapes = jax.eval_shape(draw, key, batch)
   wrong = [
-    f'{path}: {value.shape} given, {params[path].shape} in the model'
-    if path in params
+    f'{path}: {value.shape} given, {shapes[path].shape} in the model'
+    if path in shapes
     else f'{path}: not in the model'
     for path, value in given.items()
-    if path not in params or params[path].shape != value.shape
+    if path not in shapes or shapes[path].shape != value.shape
   ]
   if wrong:
     raise ValueError('these weights do not fit:\n  ' + '\n  '.join(wrong))
+
+  @jax.jit
+  def draw_the_others(key, batch):
+    return {p: x for p, x in draw(key, batch).items() if p not in given}
+
+  params = draw_the_others(key, batch)
   params |= {path: jnp.asarray(value) for path, value in given.items()}
-  return unflatten_dict(params, sep='/')
+  return unflatten_dict({path: params[path] for path in shapes}, sep='/')
 
 
 def initial_state(
@@ -108,7 +119,8 @@ def initial_state(
     skipped=jnp.zeros((), jnp.int32),
     trainable=trainable,
     frozen=frozen,
-    opt_state=optimizer.init(trainable),
+    # One program, where each array would have one of its own.
+    opt_state=jax.jit(optimizer.init)(trainable),
     lr_scale=jnp.ones(()),
     means=means | {'gradient_norm': Mean(jnp.zeros(()), jnp.zeros(()))},
   )
