@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
   config.init_from = placeholder(str)  # a run, or its export: take its weights
   config.dtype = placeholder(str)  # None: float32; or 'bfloat16' (A30)
   config.unroll = 1  # layers per loop iteration; changes speed only
-  config.remat = False  # True: less memory, more time (README)
+  config.remat = False  # True: less memory, more time
 
   config.wav2vec2 = get_wav2vec2()
   config.bert = get_bert()

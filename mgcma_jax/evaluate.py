@@ -4,7 +4,6 @@ python -m mgcma_jax.evaluate --workdir=runs/fold1
 python -m mgcma_jax.evaluate --workdir=runs/fold1 --data=data/emodb
 """
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from absl import flags
 from mgcma_jax import command
 from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.pipeline import Examples
-from mgcma_jax.inputs.plan import Buckets, evaluation_plan
-from mgcma_jax.model import MGCMA
-from mgcma_jax.training import compiled
-from mgcma_jax.training.evaluation import Predictions, predict
+from mgcma_jax.inputs.plan import Buckets
+from mgcma_jax.training.evaluation import Predictions, test
 from mgcma_jax.training.files import write_json
 from mgcma_jax.training.results import figures, table, write_predictions
 from mgcma_jax.training.run_folder import (
@@ -95,17 +92,14 @@ def _predict(
   )
   buckets.check(examples.lengths)
   mesh = make_mesh(config.batch_size, config.eval_batch_size)
-  params = selected_params(workdir, replicated(mesh))
-  plan = evaluation_plan(examples.lengths, buckets, config.eval_batch_size)
-  step = compiled.evaluation(MGCMA(card.model), mesh)
-  shapes = {planned.shape for planned in plan}
-  compiled.compile_steps([(step, params, sorted(shapes))])
-  return predict(
+  return test(
+    card.model,
+    selected_params(workdir, replicated(mesh)),
     examples,
-    plan,
-    functools.partial(step, params),
-    'test',
+    buckets,
+    config.eval_batch_size,
     config.reader_threads,
+    mesh,
   )
 
 

@@ -1,5 +1,6 @@
 """Predictions for a split, and the figures that follow from them."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,17 @@ from tqdm import tqdm
 
 from mgcma_jax import metrics
 from mgcma_jax.inputs.pipeline import Examples, batches
-from mgcma_jax.inputs.plan import PlannedBatch, Shape
+from mgcma_jax.inputs.plan import (
+  Buckets,
+  PlannedBatch,
+  Shape,
+  evaluation_plan,
+)
+from mgcma_jax.model import MGCMA, MGCMAConfig
 from mgcma_jax.structs import Batch, Pair
+from mgcma_jax.training import compiled
 from mgcma_jax.training.finite import NotFinite
+from mgcma_jax.training.optim import Params
 from mgcma_jax.training.steps import Evaluated
 
 Step = Callable[[Batch, Shape], Evaluated]
@@ -154,3 +163,35 @@ def _check_finite(evaluated: Evaluated, names: list[str], what: str) -> None:
       f'{what}: the probabilities of {", ".join(bad)} are not finite: look at '
       'these utterances, or set config.dtype to None'
     )
+
+
+def test(
+  model: MGCMAConfig,
+  params: Params,
+  examples: Examples,
+  buckets: Buckets,
+  batch_size: int,
+  num_threads: int,
+  mesh: jax.sharding.Mesh,
+) -> Predictions:
+  """Compiles a model, and predicts a test set.
+
+  Args:
+    model: every choice.
+    params: on the mesh.
+    examples: the test set.
+    buckets: lengths that arrays may have.
+    batch_size: rows; the mesh's devices share them.
+    num_threads: that read ahead.
+    mesh: one axis, 'data'.
+
+  Returns:
+    Predictions in the order of `examples`.
+  """
+  step = compiled.evaluation(MGCMA(model), mesh)
+  plan = evaluation_plan(examples.lengths, buckets, batch_size)
+  shapes = sorted({planned.shape for planned in plan})
+  compiled.compile_steps([(step, params, shapes)])
+  return predict(
+    examples, plan, functools.partial(step, params), 'test', num_threads
+  )
