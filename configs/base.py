@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
   config.init_from = placeholder(str)  # a run, or its export: take its weights
   config.dtype = placeholder(str)  # None: float32; or 'bfloat16' (A30)
   config.unroll = 1  # layers per loop iteration; changes speed only
+  config.remat = False  # True: less memory, more time
 
   config.wav2vec2 = get_wav2vec2()
   config.bert = get_bert()
@@ -82,7 +83,6 @@ def get_wav2vec2() -> ConfigDict:
       'mask_time_length': placeholder(int),  # frames
       'mask_feature_prob': placeholder(float),  # share of channels
       'mask_feature_length': placeholder(int),  # channels
-      'remat': False,  # True: less memory, more time
       # Sizes, for encoders from scratch.
       'hidden_size': placeholder(int),
       'num_hidden_layers': placeholder(int),

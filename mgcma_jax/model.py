@@ -201,6 +201,7 @@ class MGCMA(nn.Module):
       cfg.tam_exchange,
       cfg.dtype,
       cfg.unroll,
+      cfg.remat,
       name='tam',
     )
     return Pair(

@@ -87,6 +87,7 @@ class MGCMAConfig:
 
   dtype: str | None = None  # A30: of the matrix products; None: float32
   unroll: int = 1  # TAM blocks per loop iteration; changes speed only
+  remat: bool = False  # of TAM blocks, in the backward pass; memory only
   wav2vec2: Wav2Vec2Config = dataclasses.field(
     default_factory=Wav2Vec2Config.base
   )

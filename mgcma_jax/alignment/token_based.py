@@ -124,6 +124,7 @@ class TokenAlignment(nn.Module):
     num_blocks: the paper's second "N"; 6.
     num_heads, dropout, ffn_mult, norm, exchange, dtype: see `TAMBlock`.
     unroll: blocks per iteration of the loop; it changes speed only.
+    remat: compute a block again in the backward pass; memory only.
   """
 
   num_blocks: int
@@ -134,6 +135,7 @@ class TokenAlignment(nn.Module):
   exchange: bool = True
   dtype: Dtype | None = None
   unroll: int = 1
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -165,7 +167,10 @@ class TokenAlignment(nn.Module):
       length=self.num_blocks,
       unroll=self.unroll,
     )
-    block = TAMBlock(
+    block_class = TAMBlock
+    if self.remat:
+      block_class = nn.remat(TAMBlock, prevent_cse=False, static_argnums=5)
+    block = block_class(
       self.num_heads,
       self.dropout,
       self.ffn_mult,

@@ -44,6 +44,7 @@ class BertConfig:
     attention_probs_dropout_prob: rate on the attention weights.
     dtype: of the matrix products, such as 'bfloat16'; None: the parameters'.
     unroll: layers in one step of the scan; speed only.
+    remat: compute a layer again in the backward pass; memory only.
   """
 
   __pydantic_config__ = EXACT
@@ -60,6 +61,7 @@ class BertConfig:
   attention_probs_dropout_prob: float = 0.1
   dtype: str | None = None
   unroll: int = 1
+  remat: bool = False
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -123,7 +125,7 @@ def _own_fields(cls, source):
   values = {}
   for field in dataclasses.fields(cls):
     # transformers' own dtype is that of the stored weights, not of the products
-    if field.name in ('dtype', 'unroll') or field.name not in source:
+    if field.name in ('dtype', 'unroll', 'remat') or field.name not in source:
       continue
     value = source[field.name]
     if field.type is float and type(value) is int:
@@ -165,8 +167,11 @@ class FlaxBert(nn.Module):
     x_BLD = BertEmbeddings(self.config, name='embeddings')(
       token_ids_BL, deterministic
     )
+    layer = BertLayer
+    if self.config.remat:
+      layer = nn.remat(layer, prevent_cse=False, static_argnums=3)
     layers = nn.scan(
-      BertLayer,
+      layer,
       variable_axes={'params': 0},
       split_rngs={'params': True, 'dropout': True},
       in_axes=(nn.broadcast, nn.broadcast),

@@ -1,7 +1,9 @@
 """Planned batches, read by threads ahead of the training step."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grain
 import numpy as np
@@ -13,6 +15,8 @@ from mgcma_jax.inputs.plan import Lengths, PlannedBatch
 from mgcma_jax.inputs.store import Store
 from mgcma_jax.inputs.text import tokenize
 from mgcma_jax.structs import Batch
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,26 @@ class _Source:
 
   def __getitem__(self, position: int) -> Batch:
     return self.examples.load(self.plan[position])
+
+
+class Waited(Iterator[T]):
+  """Items, and for how long they were waited for.
+
+  Attributes:
+    seconds: spent in getting the items so far.
+  """
+
+  seconds = 0.0
+
+  def __init__(self, items: Iterator[T]):
+    self._items = items
+
+  def __next__(self) -> T:
+    since = time.monotonic()
+    try:
+      return next(self._items)
+    finally:
+      self.seconds += time.monotonic() - since
 
 
 def batches(

@@ -12,6 +12,8 @@ from jaxtyping import Int
 
 from mgcma_jax.inputs.audio import SAMPLE_RATE
 
+Shape = tuple[int, int, int]  # (B, S, L)
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -81,7 +83,7 @@ class PlannedBatch:
   num_tokens: int
 
   @property
-  def shape(self) -> tuple[int, int, int]:
+  def shape(self) -> Shape:
     """(B, S, L)."""
     return len(self.rows), self.num_samples, self.num_tokens
 

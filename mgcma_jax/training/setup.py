@@ -126,9 +126,12 @@ def _fields(cls: type, config: ConfigDict) -> dict:
 def _changed(loaded, changes: ConfigDict, config: ConfigDict):
   """An encoder's config with the changes that are not None."""
   given = {k: v for k, v in changes.to_dict().items() if v is not None}
-  return dataclasses.replace(
-    loaded, **given, dtype=config.dtype, unroll=config.unroll
-  )
+  return dataclasses.replace(loaded, **given, **_everywhere(config))
+
+
+def _everywhere(config: ConfigDict) -> dict:
+  """What encoders and alignment share."""
+  return {name: config[name] for name in ('dtype', 'unroll', 'remat')}
 
 
 def _speech(config: ConfigDict) -> tuple[Wav2Vec2Config, Params]:
@@ -163,8 +166,7 @@ def _model(
   choices = dict(
     **config.model.to_dict(),
     num_classes=len(classes),
-    dtype=config.dtype,
-    unroll=config.unroll,
+    **_everywhere(config),
   )
   if config.init_from is not None:
     return _from_run(config, choices, classes, tokenizer)

@@ -40,7 +40,7 @@ def hf_config(config_class, options: dict, ours: tuple):
 
 
 def build_bert(options: dict) -> BertModel:
-  config = hf_config(BertConfig, options, ('dtype', 'unroll'))
+  config = hf_config(BertConfig, options, ('dtype', 'unroll', 'remat'))
   return BertModel(config, add_pooling_layer=False)
 
 

@@ -105,7 +105,7 @@ def trained(config, workdir, changes):
   with Checkpoints(workdir) as checkpoints:
     run = loop.Loop(make_setup(config), checkpoints, Interruption())
     run.fetch_speech()
-    run.compile(run.shapes)
+    run.compile(run.training_shapes, run.evaluation_shapes)
     plan = run.plan(0)
     for planned, batch in batches(run.train, plan, 2):
       given = 'waveform_BS' if run.speech.kept is None else 'feature_BTC'
