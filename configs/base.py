@@ -35,6 +35,12 @@ def get_config() -> ConfigDict:
   config.text_buckets = (32, 64, 128, 512)  # tokens with [CLS], [SEP] (A21)
   config.order = 'random'  # or 'bucketed': equally long groups share a batch
   config.reader_threads = 8
+  config.conv_features = 'kept'  # where optim.freeze leaves the convolutions at
+  # rest and w2v_group_norm is 'masked'; or 'computed' in each step
+  config.feature_folder = placeholder(str)  # of kept ones; None:
+  # mgcma_jax/features in $XDG_CACHE_HOME or ~/.cache
+  config.device_data_gb = 4.0  # the corpus' speech is held in device memory if
+  # it is no larger; 0: never
 
   config.batch_size = 4  # utterances (paper, section 3.2)
   config.eval_batch_size = 8  # utterances
@@ -52,6 +58,7 @@ def get_config() -> ConfigDict:
   config.init_from = placeholder(str)  # a run, or its export: take its weights
   config.dtype = placeholder(str)  # None: float32; or 'bfloat16' (A30)
   config.unroll = 1  # layers per loop iteration; changes speed only
+  config.remat = False  # True: less memory, more time
 
   config.wav2vec2 = get_wav2vec2()
   config.bert = get_bert()
@@ -76,7 +83,6 @@ def get_wav2vec2() -> ConfigDict:
       'mask_time_length': placeholder(int),  # frames
       'mask_feature_prob': placeholder(float),  # share of channels
       'mask_feature_length': placeholder(int),  # channels
-      'remat': False,  # True: less memory, more time
       # Sizes, for encoders from scratch.
       'hidden_size': placeholder(int),
       'num_hidden_layers': placeholder(int),

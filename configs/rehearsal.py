@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
   """`base` at width 64."""
   config = base.get_config()
   config.data = 'data/rehearsal'
+  config.feature_folder = 'data/features'
   config.audio_buckets = (3, 9)
   config.text_buckets = (32,)
   config.order = 'bucketed'

@@ -9,8 +9,6 @@ environment prep
 release=data/rehearsal_release
 shards=data/rehearsal
 run=runs/rehearsal
-# Training, evaluation and the next time compile the same programs.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/data/.compiled}
 
 python -m data_prep.rehearsal --out "$release"
 if [ -d "$shards" ]; then

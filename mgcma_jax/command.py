@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 from absl import app, logging
 
+from mgcma_jax.training.program_cache import keep_programs
 
-def run(main: Callable[..., None], *names: str) -> None:
+
+def run(main: Callable[..., None], *names: str, compiles: bool = False) -> None:
   """Runs a command's `main` after its flags are read.
 
   What the user can mend ends as one message with exit code 1, and not as a
@@ -15,6 +17,7 @@ def run(main: Callable[..., None], *names: str) -> None:
   Args:
     main: takes the arguments that are not flags.
     names: what these are called.
+    compiles: whether it runs models: their programs are then kept on disk.
   """
 
   def guarded(argv: list[str]) -> None:
@@ -25,6 +28,8 @@ def run(main: Callable[..., None], *names: str) -> None:
       raise app.UsageError(f'<{names[len(given)]}> is missing')
     # Orbax warns of its own defaults, and logs errors that it also raises.
     logging.set_verbosity(logging.FATAL)
+    if compiles:
+      print(keep_programs(), flush=True)
     try:
       main(*given)
     except (ValueError, OSError) as error:

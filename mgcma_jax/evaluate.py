@@ -120,4 +120,4 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'folder of a run', required=True)
   flags.DEFINE_string('data', None, 'folder of another corpus')
-  command.run(main)
+  command.run(main, compiles=True)

@@ -113,11 +113,18 @@ class MGCMA(nn.Module):
   def _encode_speech(self, batch, deterministic):
     cfg = self.config
     encoder = FlaxWav2Vec2(cfg.wav2vec2, name='speech_encoder')
-    waveform_BS = normalise(batch.waveform_BS, batch.num_samples_B)
+    num_samples_B, feature_BTC = batch.num_samples_B, batch.feature_BTC
     all_layers = cfg.speech_layer == 'weighted_sum'
-    x, mask_BT = encoder(
-      waveform_BS, batch.num_samples_B, deterministic, all_layers
-    )
+    if feature_BTC is None:
+      waveform_BS = normalise(batch.waveform_BS, num_samples_B)
+      x, mask_BT = encoder(
+        waveform_BS, num_samples_B, deterministic, all_layers
+      )
+    else:
+      mask_BT = encoder.frame_mask(num_samples_B, feature_BTC.shape[1])
+      x, mask_BT = encoder.contextualise(
+        feature_BTC, mask_BT, deterministic, all_layers
+      )
     if all_layers:
       score_N = self.param('speech_layer', nn.initializers.zeros, (len(x),))
       x = jnp.tensordot(jax.nn.softmax(score_N).astype(x.dtype), x, 1)

@@ -16,13 +16,15 @@ class Batch:
 
   Attributes:
     waveform_BS: PCM at 16 kHz: int16, or floats in [-1, 1]; 0 beyond
-      num_samples.
+      num_samples. None where feature_BTC stands in its place.
     num_samples_B: real samples, at least 400 (one wav2vec 2.0 frame).
     token_ids_BL: WordPiece ids with [CLS] and [SEP].
     text_mask_BL: True at real tokens; at least one in each row.
     label_B: class index in [0, C).
     text_id_B: equal for equal transcripts.
     valid_B: False for the rows that only fill up the batch.
+    feature_BTC: what wav2vec 2.0's convolutions give for such a waveform, 0
+      beyond its frames; None: the model computes them.
   """
 
   waveform_BS: Leaf
@@ -32,6 +34,7 @@ class Batch:
   label_B: Leaf
   text_id_B: Leaf
   valid_B: Leaf
+  feature_BTC: Leaf = None
 
 
 @flax.struct.dataclass

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict, config_flags
 
 from mgcma_jax import command
 from mgcma_jax.training.checkpoint import Checkpoints
-from mgcma_jax.training.evaluation import test
 from mgcma_jax.training.files import write_json
 from mgcma_jax.training.interrupt import interruptible
 from mgcma_jax.training.lock import locked
@@ -109,8 +108,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
       if resumed := int(loop.state.step):
         print(f'resuming after step {resumed}')
       loop.stop_if_asked()
+      loop.fetch_speech()
+      loop.compile(loop.training_shapes, loop.evaluation_shapes)
       if not loop.finished:
-        loop.compile(loop.shapes)
         with Logbook(workdir, resumed, loop.progress.epochs_done) as logbook:
           loop(logbook)
       return _test(config, setup, loop, workdir, started, bool(resumed))
@@ -136,16 +136,7 @@ def _test(
   """The one reading of the test session, with the chosen epoch."""
   params = selected_params(workdir, replicated(loop.mesh))
   card, run, progress = setup.card, setup.run, loop.progress
-  predictions = test(
-    card.model,
-    params,
-    setup.test,
-    setup.buckets,
-    run.eval_batch_size,
-    run.reader_threads,
-    loop.mesh,
-    loop.stop_if_asked,
-  )
+  predictions = loop.predict(params, loop.test, 'test')
   result = figures(predictions, card) | {
     'protocol': setup.protocol,
     'select': run.select,
@@ -198,4 +189,4 @@ if __name__ == '__main__':
   config_flags.DEFINE_config_file('config')
   flags.DEFINE_string('workdir', None, 'default: runs/<config name>')
   flags.mark_flag_as_required('config')
-  command.run(main)
+  command.run(main, compiles=True)

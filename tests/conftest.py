@@ -22,6 +22,14 @@ def compilation_cache(tmp_path_factory):
   jax.config.update('jax_compilation_cache_dir', folder)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def cache_home(tmp_path_factory):
+  """Where this session's runs keep conv features; not the user's own."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+    yield
+
+
 @pytest.fixture
 def x64():
   """Runs the test in float64."""

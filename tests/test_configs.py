@@ -16,7 +16,7 @@ from mgcma_jax.training.setup import RunConfig
 ROOT = Path(__file__).parents[1]
 FILES = sorted(p.stem for p in (ROOT / 'configs').glob('[a-z]*.py'))
 # Set from elsewhere: the labels, the top level of the config, the encoders.
-NOT_IN_MODEL = {'num_classes', 'dtype', 'unroll', 'wav2vec2', 'bert'}
+NOT_IN_MODEL = {'num_classes', 'dtype', 'unroll', 'remat', 'wav2vec2', 'bert'}
 
 
 def get_config(name):

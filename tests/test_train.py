@@ -205,7 +205,7 @@ def test_an_interruption_before_the_first_step(
     time.sleep(0.2)
     return make_setup(config)
 
-  def compile(self, shapes):
+  def compile(self, training, evaluation):
     raise AssertionError('too late')
 
   config.model.modalities = 'text'

@@ -107,9 +107,16 @@ class FlaxWav2Vec2(nn.Module):
         "for wav2vec2-base's kernels"
       )
     feature_BTC = self.feature_extractor(waveform_BS, num_samples_B)
-    frames_B = num_frames(num_samples_B, self.config)
-    mask_BT = jnp.arange(frames)[None] < frames_B[:, None]
+    mask_BT = self.frame_mask(num_samples_B, frames)
     return zero_padding(feature_BTC, mask_BT), mask_BT
+
+  @nn.nowrap
+  def frame_mask(
+    self, num_samples_B: Int[Array, 'B'], frames: int
+  ) -> Bool[Array, 'B T']:
+    """True for frames of real samples only, of as many as are given."""
+    frames_B = num_frames(num_samples_B, self.config)
+    return jnp.arange(frames)[None] < frames_B[:, None]
 
   def contextualise(
     self,

@@ -1,16 +1,22 @@
 """Planned batches, read by threads ahead of the training step."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grain
 import numpy as np
+from jaxtyping import Int16
 from transformers import BertTokenizerFast
 
 from mgcma_jax.inputs.corpus import Corpus, Entry
 from mgcma_jax.inputs.plan import Lengths, PlannedBatch
+from mgcma_jax.inputs.store import Store
 from mgcma_jax.inputs.text import tokenize
 from mgcma_jax.structs import Batch
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Examples:
     token_ids: WordPiece ids of each, with [CLS] and [SEP].
     text_ids: equal where the tokens are equal.
     num_cut: texts that lost tokens.
+    store: where the speech lies; None: waveforms, in the corpus' shards.
   """
 
   corpus: Corpus
@@ -32,6 +39,7 @@ class Examples:
   token_ids: tuple[tuple[int, ...], ...]
   text_ids: tuple[int, ...]
   num_cut: int
+  store: Store | None = None
 
   @classmethod
   def of(
@@ -88,10 +96,13 @@ class Examples:
     return [self.entries[r].utterance.name for r in batch.rows if r is not None]
 
   def load(self, planned: PlannedBatch) -> Batch:
-    """Reads the batch's audio; a row that fills up repeats the first one."""
-    B, S, L = planned.shape
+    """Reads the batch; a row that fills up repeats the first one.
+
+    Speech that lies on a device is left out: `batches` adds it.
+    """
+    B, _, L = planned.shape
     batch = Batch(
-      waveform_BS=np.zeros((B, S), np.int16),
+      waveform_BS=None,
       num_samples_B=np.zeros(B, np.int32),
       token_ids_BL=np.zeros((B, L), np.int32),
       text_mask_BL=np.zeros((B, L), bool),
@@ -99,17 +110,33 @@ class Examples:
       text_id_B=np.zeros(B, np.int32),
       valid_B=np.array([row is not None for row in planned.rows]),
     )
-    for i, row in enumerate(planned.rows):
-      row = planned.rows[0] if row is None else row
-      pcm_S = self.corpus.waveform(self.entries[row])
+    for i, row in enumerate(self._filled(planned)):
       ids = self.token_ids[row]
-      batch.waveform_BS[i, : len(pcm_S)] = pcm_S
-      batch.num_samples_B[i] = len(pcm_S)
+      batch.num_samples_B[i] = self.entries[row].num_samples
       batch.token_ids_BL[i, : len(ids)] = ids
       batch.text_mask_BL[i, : len(ids)] = True
       batch.label_B[i] = self.labels[row]
       batch.text_id_B[i] = self.text_ids[row]
-    return batch
+    if self.store is None:
+      return batch.replace(waveform_BS=self._waveforms(planned))
+    return batch if self.store.on_device else self.with_stored(batch, planned)
+
+  def with_stored(self, batch: Batch, planned: PlannedBatch) -> Batch:
+    """The batch with its speech from the store."""
+    names = [self.entries[row].utterance.name for row in self._filled(planned)]
+    speech = self.store.padded(names, planned.num_samples)
+    return batch.replace(**{self.store.field: speech})
+
+  def _filled(self, planned: PlannedBatch) -> list[int]:
+    first = planned.rows[0]
+    return [first if row is None else row for row in planned.rows]
+
+  def _waveforms(self, planned: PlannedBatch) -> Int16[np.ndarray, 'B S']:
+    waveform_BS = np.zeros(planned.shape[:2], np.int16)
+    for row_S, row in zip(waveform_BS, self._filled(planned)):
+      pcm_S = self.corpus.waveform(self.entries[row])
+      row_S[: len(pcm_S)] = pcm_S
+    return waveform_BS
 
 
 @dataclass(frozen=True)
@@ -126,6 +153,26 @@ class _Source:
     return self.examples.load(self.plan[position])
 
 
+class Waited(Iterator[T]):
+  """Items, and for how long they were waited for.
+
+  Attributes:
+    seconds: spent in getting the items so far.
+  """
+
+  seconds = 0.0
+
+  def __init__(self, items: Iterator[T]):
+    self._items = items
+
+  def __next__(self) -> T:
+    since = time.monotonic()
+    try:
+      return next(self._items)
+    finally:
+      self.seconds += time.monotonic() - since
+
+
 def batches(
   examples: Examples, plan: Sequence[PlannedBatch], num_threads: int
 ) -> Iterator[tuple[PlannedBatch, Batch]]:
@@ -140,4 +187,10 @@ def batches(
     num_threads=num_threads, prefetch_buffer_size=2 * num_threads
   )
   dataset = grain.MapDataset.source(_Source(examples, plan))
-  yield from zip(plan, dataset.to_iter_dataset(options), strict=True)
+  on_device = examples.store is not None and examples.store.on_device
+  loaded = zip(plan, dataset.to_iter_dataset(options), strict=True)
+  for planned, batch in loaded:
+    # Here, as read-ahead batches would fill the device's memory.
+    if on_device:
+      batch = examples.with_stored(batch, planned)
+    yield planned, batch

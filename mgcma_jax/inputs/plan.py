@@ -12,6 +12,8 @@ from jaxtyping import Int
 
 from mgcma_jax.inputs.audio import SAMPLE_RATE
 
+Shape = tuple[int, int, int]  # (B, S, L)
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -44,6 +46,11 @@ class Buckets:
       if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] <= 0:
         raise ValueError(f'{name}={sizes}: name ascending positive lengths')
 
+  @property
+  def samples(self) -> tuple[int, ...]:
+    """The audio lengths at 16 kHz."""
+    return tuple(round(s * SAMPLE_RATE) for s in self.audio_seconds)
+
   def check(self, lengths: Lengths) -> None:
     """Raises ValueError where an utterance is longer than the last bucket."""
     seconds = lengths.samples_N.max() / SAMPLE_RATE
@@ -57,11 +64,8 @@ class Buckets:
 
   def fit(self, samples: int, tokens: int) -> tuple[int, int]:
     """The shortest (samples, tokens) of the buckets that hold both."""
-    audio = next(
-      s for s in self.audio_seconds if samples <= round(s * SAMPLE_RATE)
-    )
-    text = next(t for t in self.text_tokens if tokens <= t)
-    return round(audio * SAMPLE_RATE), text
+    audio = next(s for s in self.samples if samples <= s)
+    return audio, next(t for t in self.text_tokens if tokens <= t)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class PlannedBatch:
   num_tokens: int
 
   @property
-  def shape(self) -> tuple[int, int, int]:
+  def shape(self) -> Shape:
     """(B, S, L)."""
     return len(self.rows), self.num_samples, self.num_tokens
 

@@ -73,6 +73,12 @@ def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
   )
 
 
+def _first_copy(tree: Any) -> Any:
+  """That of one device: Orbax would have each save a part, and compile a
+  program to cut it out."""
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
 class Checkpoints:
   """checkpoints/last: two whole states. checkpoints/best: the parameters that
   are the best of each of them."""
@@ -126,7 +132,7 @@ class Checkpoints:
       'last',
       step,
       ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
+        state=ocp.args.StandardSave(_first_copy(state)),
         progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
       ),
     )
@@ -140,9 +146,8 @@ class Checkpoints:
 
   def save_best(self, step: int, params: Params) -> None:
     """Saves the parameters, the best so far. Raises OSError as `save_last`."""
-    self._save(
-      'best', step, ocp.args.Composite(params=ocp.args.StandardSave(params))
-    )
+    params = ocp.args.StandardSave(_first_copy(params))
+    self._save('best', step, ocp.args.Composite(params=params))
 
   def _save(self, name: str, step: int, args: ocp.args.Composite) -> None:
     folder, manager = self.folder / name, self._manager(name)

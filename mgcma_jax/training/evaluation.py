@@ -12,15 +12,20 @@ from tqdm import tqdm
 
 from mgcma_jax import metrics
 from mgcma_jax.inputs.pipeline import Examples, batches
-from mgcma_jax.inputs.plan import Buckets, PlannedBatch, evaluation_plan
+from mgcma_jax.inputs.plan import (
+  Buckets,
+  PlannedBatch,
+  Shape,
+  evaluation_plan,
+)
 from mgcma_jax.model import MGCMA, MGCMAConfig
 from mgcma_jax.structs import Batch, Pair
+from mgcma_jax.training import compiled
 from mgcma_jax.training.finite import NotFinite
 from mgcma_jax.training.optim import Params
-from mgcma_jax.training.sharding import split
-from mgcma_jax.training.steps import Evaluated, evaluation_step
+from mgcma_jax.training.steps import Evaluated
 
-Step = Callable[[Batch], Evaluated]
+Step = Callable[[Batch, Shape], Evaluated]
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def predict(
   Args:
     examples: the split.
     plan: holds each of its utterances once.
-    step: the evaluation step; takes a batch of NumPy arrays.
+    step: the evaluation step; takes a batch of NumPy arrays and its shape.
     what: shown at the progress bar.
     num_threads: that read ahead.
     between: called after each batch, as to look for signals.
@@ -114,7 +119,7 @@ def predict(
   bar = tqdm(loaded, what, len(plan), unit='batch', leave=False)
   for planned, batch in bar:
     rows = [i for i, row in enumerate(planned.rows) if row is not None]
-    evaluated = jax.device_get(step(batch))
+    evaluated = jax.device_get(step(batch, planned.shape))
     _check_finite(evaluated, examples.names(planned), what)
     order += [planned.rows[i] for i in rows]
     means = metrics.merge(means, evaluated.means)
@@ -168,9 +173,8 @@ def test(
   batch_size: int,
   num_threads: int,
   mesh: jax.sharding.Mesh,
-  between: Callable[[], None] = lambda: None,
 ) -> Predictions:
-  """A model's predictions for a test set.
+  """Compiles a model, and predicts a test set.
 
   Args:
     model: every choice.
@@ -180,18 +184,14 @@ def test(
     batch_size: rows; the mesh's devices share them.
     num_threads: that read ahead.
     mesh: one axis, 'data'.
-    between: as in `predict`.
 
   Returns:
     Predictions in the order of `examples`.
   """
-  step = jax.jit(functools.partial(evaluation_step, MGCMA(model)))
+  step = compiled.evaluation(MGCMA(model), mesh)
   plan = evaluation_plan(examples.lengths, buckets, batch_size)
+  shapes = sorted({planned.shape for planned in plan})
+  compiled.compile_steps([(step, params, shapes)])
   return predict(
-    examples,
-    plan,
-    lambda batch: step(params, jax.device_put(batch, split(mesh))),
-    'test',
-    num_threads,
-    between,
+    examples, plan, functools.partial(step, params), 'test', num_threads
   )

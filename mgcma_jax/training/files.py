@@ -12,12 +12,14 @@ from typing import Any
 def writing(
   path: Path,
   failure: type[Exception] | tuple[type[Exception], ...] = OSError,
+  otherwise: str = '',
 ) -> Iterator[None]:
   """Turns what a write raises into an error that a user can mend.
 
   Args:
     path: that is being written.
     failure: what the library raises where the disk is full.
+    otherwise: what else the user may do, as ', or …'.
 
   Raises:
     OSError: the path, what the disk said, and the cure.
@@ -29,7 +31,7 @@ def writing(
     said = getattr(error, 'strerror', None) or str(error).rpartition(': ')[2]
     raise OSError(
       f'{path} cannot be written ({said}): see to the free space and the '
-      'permissions there, then give the same command again'
+      f'permissions there, then give the same command again{otherwise}'
     ) from error
 
 

@@ -3,40 +3,38 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool
 from tqdm import tqdm
 
-from mgcma_jax.inputs.pipeline import Examples, batches
+from mgcma_jax.inputs.pipeline import Examples, Waited, batches
 from mgcma_jax.inputs.plan import (
   PlannedBatch,
+  Shape,
   evaluation_plan,
   training_plan,
 )
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
-from mgcma_jax.training import sharding
+from mgcma_jax.training import compiled, sharding
 from mgcma_jax.training.checkpoint import Checkpoints, Progress
-from mgcma_jax.training.evaluation import predict
+from mgcma_jax.training.evaluation import Predictions, predict
 from mgcma_jax.training.finite import FiniteCheck
 from mgcma_jax.training.interrupt import Interrupted, Interruption, tell
 from mgcma_jax.training.logbook import Logbook
-from mgcma_jax.training.optim import learning_rate, make_optimizer
+from mgcma_jax.training.optim import (
+  Params,
+  learning_rate,
+  make_optimizer,
+)
 from mgcma_jax.training.setup import Setup
-from mgcma_jax.training.state import (
-  batch_shape,
-  initial_params,
-  initial_state,
-)
-from mgcma_jax.training.steps import (
-  Evaluated,
-  TrainState,
-  evaluation_step,
-  train_step,
-)
+from mgcma_jax.training.speech import Speech
+from mgcma_jax.training.state import initial_params, initial_state
+from mgcma_jax.training.steps import TrainState
 
 
 def watched(setup: Setup) -> Examples | None:
@@ -62,6 +60,7 @@ class Loop:
     self.optim = setup.optim
     self.train = setup.train
     self.watched = watched(setup)
+    self.test = setup.test
     self.buckets = setup.buckets
     self.group_size = size or run.batch_size
     self.steps_per_epoch = len(self.train) // run.batch_size
@@ -73,13 +72,15 @@ class Loop:
     self.mesh = sharding.make_mesh(run.batch_size, run.eval_batch_size)
     self.optimizer = make_optimizer(setup.optim, self.num_steps)
     self.state, self.progress = self._start(setup)
+    self.speech = Speech(setup, self.state.params)
     self._finite = FiniteCheck(
       run,
       int(self.state.skipped),
       self._learning_rate,
       lambda: checkpoints.last_step,
     )
-    self._compiled: dict[tuple[int, int, int], Callable] = {}
+    self._train_step = compiled.training(self.model, self.optimizer, self.mesh)
+    self._evaluation_step = compiled.evaluation(self.model, self.mesh)
 
   def _start(self, setup: Setup) -> tuple[TrainState, Progress]:
     everywhere = sharding.replicated(self.mesh)
@@ -125,32 +126,59 @@ class Loop:
     return waits and best > 0 and epochs - best >= self.run.patience
 
   @functools.cached_property
-  def shapes(self) -> list[tuple[int, int, int]]:
-    """(B, S, L) of every batch that is still to come."""
+  def training_shapes(self) -> Counter[Shape]:
+    """How many batches of each shape are still to come."""
+    if self.finished:
+      return Counter()
     epochs = range(self.progress.epochs_done, self.run.num_epochs)
-    return sorted({b.shape for epoch in epochs for b in self.plan(epoch)})
+    return Counter(b.shape for epoch in epochs for b in self.plan(epoch))
 
-  def compile(self, shapes: Sequence[tuple[int, int, int]]) -> None:
-    """Compiles the step for these shapes, so that no epoch waits for it."""
-    step = jax.jit(
-      functools.partial(train_step, self.model, self.optimizer),
-      donate_argnums=0,
-      in_shardings=(
-        sharding.replicated(self.mesh),
-        sharding.split(self.mesh),
-      ),
-      out_shardings=sharding.replicated(self.mesh),
+  @functools.cached_property
+  def evaluation_shapes(self) -> Counter[Shape]:
+    """How many batches of each shape one validation and the test have."""
+    watched = None if self.finished else self.watched
+    return Counter(
+      planned.shape
+      for examples in (watched, self.test)
+      if examples is not None
+      for planned in self._evaluation_plan(examples)
     )
-    for shape in tqdm(shapes, 'compiling', unit='shape', leave=False):
-      self._compiled[shape] = step.lower(
-        self.state, batch_shape(shape)
-      ).compile()
-      self.stop_if_asked()
 
-  def step(self, batch: Batch, shape: tuple[int, int, int]) -> Bool[Array, '']:
+  def fetch_speech(self) -> None:
+    """Gives all examples their speech, as `Speech.fetch` says, and compiles
+    what cuts batches from it."""
+    store = self.speech.fetch(self.state.params, self.mesh, self.stop_if_asked)
+    self.train, self.watched, self.test = (
+      examples and dataclasses.replace(examples, store=store)
+      for examples in (self.train, self.watched, self.test)
+    )
+    if store is None or not store.on_device:
+      return
+    shapes = self.training_shapes | self.evaluation_shapes
+    for B, S in sorted({(B, S) for B, S, _ in shapes}):
+      store.compile(B, S)
+
+  def _evaluation_plan(self, examples: Examples) -> list[PlannedBatch]:
+    return evaluation_plan(
+      examples.lengths, self.buckets, self.run.eval_batch_size
+    )
+
+  def compile(
+    self, training: Iterable[Shape], evaluation: Iterable[Shape]
+  ) -> None:
+    """Compiles both steps for these shapes, so that no epoch waits for it."""
+    compiled.compile_steps(
+      [
+        (self._train_step, self.state, training),
+        (self._evaluation_step, self.state.params, evaluation),
+      ],
+      self.stop_if_asked,
+      self.train.store,
+    )
+
+  def step(self, batch: Batch, shape: Shape) -> Bool[Array, '']:
     """One step of a compiled shape; whether its numbers were finite."""
-    batch = jax.device_put(batch, sharding.split(self.mesh))
-    self.state, finite = self._compiled[shape](self.state, batch)
+    self.state, finite = self._train_step(self.state, batch, shape)
     return finite
 
   def __call__(self, logbook: Logbook) -> None:
@@ -165,24 +193,29 @@ class Loop:
     epoch = self.progress.epochs_done
     plan = self.plan(epoch)
     done = int(self.state.step) - epoch * self.steps_per_epoch
+    loaded = Waited(batches(self.train, plan[done:], self.run.reader_threads))
     bar = tqdm(
-      batches(self.train, plan[done:], self.run.reader_threads),
+      loaded,
       f'epoch {epoch + 1}/{self.run.num_epochs}',
       len(plan),
       initial=done,
       unit='step',
       leave=False,
     )
-    step, since = int(self.state.step), time.monotonic()
+    step, since, waited = int(self.state.step), time.monotonic(), 0.0
     for planned, batch in bar:
       finite = self.step(batch, planned.shape)
       step += 1
       self._finite.add(finite, step, self.train.names(planned))
       if step % self.run.log_every_steps == 0:
         self._finite.settle()
-        seconds = (time.monotonic() - since) / self.run.log_every_steps
-        self._log(logbook, step, seconds)
-        since = time.monotonic()
+        seconds = time.monotonic() - since
+        times = {
+          'time.seconds_per_step': seconds / self.run.log_every_steps,
+          'time.waiting_for_input': (loaded.seconds - waited) / seconds,
+        }
+        self._log(logbook, step, times)
+        since, waited = time.monotonic(), loaded.seconds
       if step % self.run.save_every_steps == 0 and step % self.steps_per_epoch:
         self._finite.settle()
         self.checkpoints.save_last(self.state, self.progress)
@@ -196,13 +229,13 @@ class Loop:
     rate = learning_rate(self.optim, self.num_steps)(updates)
     return float(rate * self.state.lr_scale)
 
-  def _log(self, logbook: Logbook, step: int, seconds: float) -> None:
+  def _log(self, logbook: Logbook, step: int, times: dict[str, float]) -> None:
     """Writes the means since the last time, and empties them."""
     means = jax.device_get(self.state.means)
     # Where each update was left out there are none.
     values = {k: mean.compute() for k, mean in means.items() if mean.count}
     values['skipped_updates'] = int(self.state.skipped)
-    logbook.write('train', step, values | {'time.seconds_per_step': seconds})
+    logbook.write('train', step, values | times)
     empty = jax.tree.map(np.zeros_like, means)
     self.state = self.state.replace(
       means=jax.device_put(empty, sharding.replicated(self.mesh))
@@ -234,24 +267,23 @@ class Loop:
     if (
       self.optim.schedule == 'plateau' and epochs >= self.optim.plateau_patience
     ):
-      scale = self.state.lr_scale * self.optim.plateau_factor
-      self.state = self.state.replace(lr_scale=scale)
+      # On the host, as jnp would compile a program for it.
+      scale = jax.device_get(self.state.lr_scale) * np.float32(
+        self.optim.plateau_factor
+      )
+      self.state = self.state.replace(
+        lr_scale=jax.device_put(scale, sharding.replicated(self.mesh))
+      )
       epochs = 0
     return dataclasses.replace(progress, plateau_epochs=epochs)
 
   def _validate(self, logbook: Logbook, epoch: int, step: int) -> float:
     """UA of the watched utterances, logged with their losses."""
     oracle = self.run.select == 'oracle_test'
-    plan = evaluation_plan(
-      self.watched.lengths, self.buckets, self.run.eval_batch_size
-    )
-    predictions = predict(
+    predictions = self.predict(
+      self.state.params,
       self.watched,
-      plan,
-      self._evaluate,
       'ORACLE: test session' if oracle else 'validation',
-      self.run.reader_threads,
-      self.stop_if_asked,
     )
     values = {'epoch': epoch} | predictions.figures()
     logbook.write('oracle_test' if oracle else 'validation', step, values)
@@ -263,13 +295,18 @@ class Loop:
     )
     return predictions.ua
 
-  @functools.cached_property
-  def _evaluation_step(self):
-    return jax.jit(functools.partial(evaluation_step, self.model))
-
-  def _evaluate(self, batch: Batch) -> Evaluated:
-    batch = jax.device_put(batch, sharding.split(self.mesh))
-    return self._evaluation_step(self.state.params, batch)
+  def predict(
+    self, params: Params, examples: Examples, what: str
+  ) -> Predictions:
+    """What these parameters say of the watched or the test utterances."""
+    return predict(
+      examples,
+      self._evaluation_plan(examples),
+      functools.partial(self._evaluation_step, params),
+      what,
+      self.run.reader_threads,
+      self.stop_if_asked,
+    )
 
   def stop_if_asked(self) -> None:
     """Saves and ends, with 75, where a signal has asked for it."""

@@ -33,6 +33,7 @@ SCRATCH = 'scratch'
 SELECT = ('val', 'last', 'oracle_test')
 ORDERS = ('random', 'bucketed')
 ON_NONFINITE = ('stop', 'skip')
+CONV_FEATURES = ('kept', 'computed')
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,32 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class SpeechConfig:
+  """How the speech is kept; configs/base.py says more."""
+
+  conv_features: str
+  feature_folder: str | None
+  device_data_gb: float
+
+  def __post_init__(self):
+    if self.conv_features not in CONV_FEATURES:
+      raise ValueError(
+        f'config.conv_features={self.conv_features!r}: choose one of '
+        f'{CONV_FEATURES}'
+      )
+    if not self.device_data_gb >= 0:
+      raise ValueError(
+        f'config.device_data_gb={self.device_data_gb} must be at least 0'
+      )
+
+
+@dataclass(frozen=True)
 class Setup:
   """A run's parts.
 
   Attributes:
     run: numbers of the loop.
+    speech: how the speech is kept.
     optim: the optimizer's.
     buckets: lengths that arrays may have.
     card: the model, its classes, its tokenizer.
@@ -85,6 +107,7 @@ class Setup:
   """
 
   run: RunConfig
+  speech: SpeechConfig
   optim: OptimConfig
   buckets: Buckets
   card: ModelCard
@@ -103,9 +126,12 @@ def _fields(cls: type, config: ConfigDict) -> dict:
 def _changed(loaded, changes: ConfigDict, config: ConfigDict):
   """An encoder's config with the changes that are not None."""
   given = {k: v for k, v in changes.to_dict().items() if v is not None}
-  return dataclasses.replace(
-    loaded, **given, dtype=config.dtype, unroll=config.unroll
-  )
+  return dataclasses.replace(loaded, **given, **_everywhere(config))
+
+
+def _everywhere(config: ConfigDict) -> dict:
+  """What encoders and alignment share."""
+  return {name: config[name] for name in ('dtype', 'unroll', 'remat')}
 
 
 def _speech(config: ConfigDict) -> tuple[Wav2Vec2Config, Params]:
@@ -140,8 +166,7 @@ def _model(
   choices = dict(
     **config.model.to_dict(),
     num_classes=len(classes),
-    dtype=config.dtype,
-    unroll=config.unroll,
+    **_everywhere(config),
   )
   if config.init_from is not None:
     return _from_run(config, choices, classes, tokenizer)
@@ -214,6 +239,7 @@ def make_setup(config: ConfigDict) -> Setup:
       together, with the cure.
   """
   run = RunConfig(**_fields(RunConfig, config))
+  speech = SpeechConfig(**_fields(SpeechConfig, config))
   optim = OptimConfig(**config.optim.to_dict())
   buckets = Buckets(config.audio_buckets, config.text_buckets)
   corpus = Corpus.open(config.data)
@@ -242,6 +268,7 @@ def make_setup(config: ConfigDict) -> Setup:
   validation = examples(splits.validation) if splits.validation else None
   setup = Setup(
     run,
+    speech,
     optim,
     buckets,
     ModelCard(model, corpus.labels, tokenizer),

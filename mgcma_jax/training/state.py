@@ -8,6 +8,8 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mgcma_jax.inputs.plan import Shape
+from mgcma_jax.inputs.store import Store
 from mgcma_jax.metrics import Mean
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
@@ -30,15 +32,16 @@ def example_batch(rows: int) -> Batch:
   )
 
 
-def batch_shape(shape: tuple[int, int, int]) -> Batch:
-  """Shapes and dtypes of a batch of (B, S, L)."""
+def batch_shape(shape: Shape, store: Store | None = None) -> Batch:
+  """Shapes and dtypes of a batch of (B, S, L), its speech from the store."""
   B, S, L = shape
-  small = example_batch(B)
-  return small.replace(
-    waveform_BS=jax.ShapeDtypeStruct((B, S), jnp.int16),
+  waveform_BS = jax.ShapeDtypeStruct((B, S), jnp.int16)
+  batch = example_batch(B).replace(
+    waveform_BS=None if store else waveform_BS,
     token_ids_BL=jax.ShapeDtypeStruct((B, L), jnp.int32),
     text_mask_BL=jax.ShapeDtypeStruct((B, L), jnp.bool_),
   )
+  return batch.replace(**{store.field: store.shape(B, S)}) if store else batch
 
 
 def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
@@ -57,20 +60,31 @@ def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
       is another; all are named.
   """
   batch = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), example_batch(1))
-  key = jax.random.key(seed)
-  params = flatten_dict(jax.jit(model.init)(key, batch)['params'], sep='/')
   given = flatten_dict(given, sep='/')
+
+  @jax.jit  # so that it is traced once
+  def draw(key, batch):
+    return flatten_dict(model.init(key, batch)['params'], sep='/')
+
+  key = jax.random.key(seed)
+  shapes = jax.eval_shape(draw, key, batch)
   wrong = [
-    f'{path}: {value.shape} given, {params[path].shape} in the model'
-    if path in params
+    f'{path}: {value.shape} given, {shapes[path].shape} in the model'
+    if path in shapes
     else f'{path}: not in the model'
     for path, value in given.items()
-    if path not in params or params[path].shape != value.shape
+    if path not in shapes or shapes[path].shape != value.shape
   ]
   if wrong:
     raise ValueError('these weights do not fit:\n  ' + '\n  '.join(wrong))
+
+  @jax.jit
+  def draw_the_others(key, batch):
+    return {p: x for p, x in draw(key, batch).items() if p not in given}
+
+  params = draw_the_others(key, batch)
   params |= {path: jnp.asarray(value) for path, value in given.items()}
-  return unflatten_dict(params, sep='/')
+  return unflatten_dict({path: params[path] for path in shapes}, sep='/')
 
 
 def initial_state(
@@ -107,7 +121,8 @@ def initial_state(
     skipped=jnp.zeros((), jnp.int32),
     trainable=trainable,
     frozen=frozen,
-    opt_state=optimizer.init(trainable),
+    # One program, where each array would have one of its own.
+    opt_state=jax.jit(optimizer.init)(trainable),
     lr_scale=jnp.ones(()),
     means=means | {'gradient_norm': Mean(jnp.zeros(()), jnp.zeros(()))},
   )

@@ -6,7 +6,7 @@ import jax
 
 from mgcma_jax.inputs.audio import SAMPLE_RATE
 from mgcma_jax.inputs.pipeline import Examples
-from mgcma_jax.inputs.plan import evaluation_plan, padding_waste
+from mgcma_jax.inputs.plan import Shape, evaluation_plan, padding_waste
 from mgcma_jax.training.loop import Loop
 from mgcma_jax.training.optim import parameter_table
 from mgcma_jax.training.setup import Setup
@@ -23,6 +23,23 @@ def data_table(splits: dict[str, Examples], classes: tuple[str, ...]) -> str:
   return '\n'.join(
     row[0].ljust(12) + ''.join(cell.rjust(10) for cell in row[1:])
     for row in rows
+  )
+
+
+def shape_table(step: str, batches: Counter[Shape]) -> str:
+  """Batches of each shape: seconds of audio down, text tokens across."""
+  (rows,) = {B for B, _, _ in batches}
+  samples = sorted({S for _, S, _ in batches})
+  tokens = sorted({L for _, _, L in batches})
+  lines = [[f'{step}, {rows} x'] + [f'{L} tokens' for L in tokens]]
+  lines += [
+    [f'{S / SAMPLE_RATE:g} s']
+    + [str(batches[rows, S, L] or '-') for L in tokens]
+    for S in samples
+  ]
+  return '\n'.join(
+    line[0].rjust(26) + ''.join(cell.rjust(12) for cell in line[1:])
+    for line in lines
   )
 
 
@@ -51,10 +68,10 @@ def summary(setup: Setup, loop: Loop) -> str:
     f'(order "{run.order}"), '
     f'{100 * padding_waste(test_plan, setup.test.lengths):.1f} % of the test '
     'samples',
+    str(loop.speech),
     f'texts cut to {setup.buckets.text_tokens[-1]} tokens: {cut}',
     f'steps: {loop.steps_per_epoch} of {run.batch_size} utterances an epoch '
-    f'({left_out} utterances rest in each), {run.num_epochs} epochs at most; '
-    f'{len(loop.shapes)} shapes to compile',
+    f'({left_out} utterances rest in each), {run.num_epochs} epochs at most',
     f'devices: {devices} of {jax.device_count()} {jax.devices()[0].platform}'
     + (
       ''
@@ -62,5 +79,14 @@ def summary(setup: Setup, loop: Loop) -> str:
       else f' (more cannot share batches of {run.batch_size} and '
       f'{run.eval_batch_size})'
     ),
+  ]
+  lines += ['', 'batches to come, of each shape that is compiled:']
+  lines += [
+    shape_table(step, shapes)
+    for step, shapes in (
+      ('training', loop.training_shapes),
+      ('validation and test', loop.evaluation_shapes),
+    )
+    if shapes
   ]
   return '\n'.join(lines)

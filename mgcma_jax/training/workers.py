@@ -12,6 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
+from mgcma_jax.training.program_cache import keep_programs
 
 LOG = 'log.txt'
 COUNT = 'import jax; print(jax.default_backend(), jax.local_device_count())'
@@ -60,6 +61,7 @@ def _train(
   with (folder / LOG).open('ab') as log:
     for stream in (1, 2):
       os.dup2(log.fileno(), stream)
+  print(keep_programs(), flush=True)
   try:
     print(train(config, folder), flush=True)
   except (ValueError, OSError) as error:

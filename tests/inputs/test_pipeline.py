@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mgcma_jax.inputs.corpus import Corpus
-from mgcma_jax.inputs.pipeline import Examples, batches
+from mgcma_jax.inputs.pipeline import Examples, Waited, batches
 from mgcma_jax.inputs.plan import Buckets, evaluation_plan, training_plan
 from mgcma_jax.inputs.text import load_tokenizer
 
@@ -48,7 +48,8 @@ def test_rows_that_fill_up_are_not_valid(examples):
   batch = examples.load(plan[-1])
   assert batch.valid_B.tolist() == [True] * 4 + [False] * 4
   assert batch.text_mask_BL.any(1).all()
-  assert (batch.num_samples_B >= 400).all()
+  assert (batch.num_samples_B[4:] == batch.num_samples_B[0]).all()
+  assert (batch.waveform_BS[4:] == batch.waveform_BS[:1]).all()
 
 
 def test_threads_keep_the_order(examples, monkeypatch):
@@ -97,3 +98,16 @@ def test_labels_meet_by_word(examples):
     assert corpus.labels[a] == backwards[b]
   with pytest.raises(ValueError, match=r"\['sad'\].*--labels"):
     Examples.of(corpus, entries, corpus.labels[:3], tokenizer, 16)
+
+
+def test_the_seconds_that_items_are_waited_for():
+  def slow():
+    for number in range(3):
+      time.sleep(0.05)
+      yield number
+
+  items = Waited(slow())
+  assert next(items) == 0
+  time.sleep(0.5)  # nobody waits
+  assert list(items) == [1, 2]
+  assert 0.15 <= items.seconds < 0.4

@@ -166,14 +166,14 @@ def test_too_many_stop_the_run(config, poisoned, tmp_path):
 def test_probabilities_that_are_no_numbers_are_not_believed(
   config, tmp_path, monkeypatch
 ):
-  real = loop.evaluation_step
+  real = steps.evaluation_step
 
   def evaluation_step(model, params, batch):
     evaluated = real(model, params, batch)
     nothing = jnp.full_like(evaluated.probability_BC, jnp.nan)
     return evaluated.replace(probability_BC=nothing)
 
-  monkeypatch.setattr(loop, 'evaluation_step', evaluation_step)
+  monkeypatch.setattr(steps, 'evaluation_step', evaluation_step)
   match = r'validation: the probabilities of u\d\d, .* are not finite'
   with pytest.raises(ValueError, match=match):
     train_and_evaluate(config, tmp_path)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mgcma_jax.training.lock import locked
+from mgcma_jax.training.interrupt import Interrupted
+from mgcma_jax.training.lock import awaited, locked
 
 HOLD = """
 import sys, time
@@ -61,3 +62,26 @@ def test_a_folder_that_cannot_be_made(tmp_path):
   match = r'file/run cannot be written \(Not a directory\): see to'
   with pytest.raises(OSError, match=match), locked(tmp_path / 'file' / 'run'):
     pass
+
+
+def test_one_who_waits_is_told_for_whom(holder, tmp_path, capsys):
+  def between():
+    said = capsys.readouterr().out
+    assert said == (
+      f'waiting for process {holder.pid} on {platform.node()}, which is at '
+      f'work in {tmp_path}\n'
+    )
+    holder.kill()
+
+  with awaited(tmp_path, between):
+    assert str(os.getpid()) in (tmp_path / 'holder.json').read_text()
+  assert not (tmp_path / 'holder.json').exists()
+
+
+def test_a_signal_ends_waiting(holder, tmp_path):
+  def between():
+    raise Interrupted
+
+  with pytest.raises(Interrupted), awaited(tmp_path, between):
+    raise AssertionError('it is not ours')
+  assert str(holder.pid) in (tmp_path / 'holder.json').read_text()
