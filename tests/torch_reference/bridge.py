@@ -30,9 +30,12 @@ def reference(config: MGCMAConfig, params: Params) -> MGCMA:
 
 def reference_batch(batch: Batch) -> dict[str, torch.Tensor]:
   """The same utterances: waveform [B, S], token_ids [B, L], label [B], …"""
-  return {
-    field.name.rpartition('_')[0]: torch.tensor(
-      np.asarray(getattr(batch, field.name))
-    )
+  given = {
+    field.name: getattr(batch, field.name)
     for field in dataclasses.fields(batch)
+  }
+  return {
+    name.rpartition('_')[0]: torch.tensor(np.asarray(value))
+    for name, value in given.items()
+    if value is not None
   }

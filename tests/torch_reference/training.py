@@ -12,6 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from .losses import objective
 from .mgcma import MGCMA
 
+LOSSES = ('loss', 'loss_ce', 'loss_da', 'loss_ia')
+MEASURED = (*LOSSES, 'gradient_norm')  # the norm before clipping
+
 
 def freeze(model: MGCMA, what: str) -> None:
   """what: 'none', 'conv', 'speech', 'text' or 'all' (both encoders)."""
@@ -68,24 +71,27 @@ def make_optimizer(
   )
 
 
-def train_step(
+def update(
   model: MGCMA,
   optimizer: Adam,
   scheduler: LambdaLR,
   batch: dict,
   config: dict,
   clip: float | None,
-) -> dict[str, float]:
-  """One update; the losses and the gradient's norm before clipping."""
+) -> Tensor:
+  """One update; what MEASURED names, not waited for."""
   optimizer.zero_grad()
   losses = objective(model(batch), batch, config)
   losses['loss'].backward()
   norm = clip_grad_norm_(model.parameters(), math.inf if clip is None else clip)
   optimizer.step()
   scheduler.step()
-  names = ('loss', 'loss_ce', 'loss_da', 'loss_ia')
-  values = torch.stack([*(losses[name].detach() for name in names), norm])
-  return dict(zip((*names, 'gradient_norm'), values.tolist()))
+  return torch.stack([*(losses[name].detach() for name in LOSSES), norm])
+
+
+def train_step(*args) -> dict[str, float]:
+  """`update`, and its values by name."""
+  return dict(zip(MEASURED, update(*args).tolist()))
 
 
 @torch.no_grad()
