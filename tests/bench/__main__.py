@@ -12,6 +12,7 @@ turns, and a row's ratio is taken round by round.
     train    steps with dropout, batch 4 (on a GPU also 64), 5 s, 24 tokens,
              convolutions frozen but run, and trained
     forward  evaluation, batch 4 and 16 (on a GPU 4 and 64)
+    kept     train with the frozen convolutions' output given to both sides
     mixed    --steps training steps on lengths like IEMOCAP's, with padding
              and compilation in the time: ours in its buckets, torch to the
              longest of the batch

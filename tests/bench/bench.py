@@ -15,6 +15,7 @@ from tests.bench import (
   model,
   pairs,
   startup,
+  table,
 )
 from tests.bench.process import Worker
 from tests.bench.results import Results
@@ -32,10 +33,13 @@ MEMORY_STEPS = 3
 
 
 def works(what: str, settings: Settings) -> list[Work]:
-  """The rows of 'train', 'forward' or 'mixed'."""
+  """The rows of 'train', 'forward', 'kept' or 'mixed'."""
   if what == 'mixed':
     mixed = Work('train', '', 'conv', 4, None, None, settings.steps)
     return [replace(mixed, dtype=dtype) for dtype in settings.dtypes]
+  if what == 'kept':
+    rows = works('train', settings)
+    return [replace(row, kept=True) for row in rows if row.freeze == 'conv']
   return [
     Work(what, dtype, freeze, batch)
     for dtype in settings.dtypes
@@ -73,6 +77,10 @@ class Bench:
         'peak_bytes': [ours.peak_bytes, theirs.peak_bytes],
         'devices': [ours.device, theirs.device],
       }
+
+  def of_equal_lengths(self) -> list[Work]:
+    kinds = ('train', 'forward', 'kept')
+    return [row for kind in kinds for row in works(kind, self.settings)]
 
   def memory(self, work: Work, side: str) -> dict:
     with Worker(self.task(side, work)) as worker:
@@ -117,12 +125,12 @@ class Bench:
     settings, once = self.settings, self.results.once
     sides = ('jax', *settings.peers)
     for what in settings.what:
-      if what in ('train', 'forward', 'mixed'):
+      if what in table.PAIRED:
         for work in works(what, settings):
           for peer in settings.peers:
             once(what, work.name, peer, self.pair, work, peer)
       elif what == 'memory':
-        for work in works('train', settings) + works('forward', settings):
+        for work in self.of_equal_lengths():
           for side in sides:
             once(what, work.name, side, self.memory, work, side)
       elif what == 'startup':

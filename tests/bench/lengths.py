@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config, num_frames
 from mgcma_jax.inputs.audio import SAMPLE_RATE
 from mgcma_jax.inputs.plan import Buckets, Lengths, training_plan
 from tests.bench.work import Sizes, Work
@@ -34,16 +35,20 @@ def draw(num: int, seed: int) -> Lengths:
   return Lengths(samples_N, words_N + 2)  # [CLS] and [SEP]
 
 
-def batches(work: Work, buckets: Buckets) -> list[Sizes]:
+def batches(
+  work: Work, buckets: Buckets, wav2vec2: Wav2Vec2Config
+) -> list[Sizes]:
   """The batches of an epoch, in the order that training has by default; one,
   to be repeated, where all lengths are equal."""
   if not work.mixed:
     samples = round(work.seconds * SAMPLE_RATE)
+    frames = num_frames(samples, wav2vec2)
     return [
       Sizes(
         (samples,) * work.batch,
         (work.tokens,) * work.batch,
         (samples, work.tokens),
+        (work.batch, frames, wav2vec2.conv_dim[-1]) if work.kept else None,
       )
     ]
   drawn = draw(work.steps * work.batch, seed=0)

@@ -81,6 +81,8 @@ def task(
     'vocab_size': setup.card.model.bert.vocab_size,
     'batches': [
       dataclasses.asdict(sizes)
-      for sizes in lengths.batches(work, setup.buckets)
+      for sizes in lengths.batches(
+        work, setup.buckets, setup.card.model.wav2vec2
+      )
     ],
   }

@@ -42,7 +42,8 @@ class Ours:
 
   def put(self, utterances: Utterances, sizes: Sizes) -> Batch:
     """Padded to its bucket, on the device."""
-    return jax.device_put(Batch(**utterances.padded(*sizes.bucket)))
+    batch = utterances.padded(*sizes.bucket)
+    return jax.device_put(Batch(**{'waveform_BS': None} | batch))
 
   def step(self, batch: Batch) -> None:
     self._held, self._made = self._step(self._held, batch)

@@ -13,6 +13,7 @@ from tests.bench.process import PLATFORMS, ROOT
 WHAT = (
   'train',
   'forward',
+  'kept',
   'mixed',
   'input',
   'startup',

@@ -2,7 +2,7 @@
 
 from tabulate import tabulate
 
-PAIRED = ('train', 'forward', 'mixed')
+PAIRED = ('train', 'forward', 'kept', 'mixed')
 GIB = 2**30
 
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip('torch')
 pytest.importorskip('matplotlib')
 
+from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config
 from mgcma_jax.inputs.plan import Buckets
 from tests.bench import bench, growth, lengths, pairs, table
 from tests.bench.process import ROOT, ProcessError, Worker
@@ -18,6 +19,7 @@ from tests.bench.settings import Settings
 from tests.bench.work import Sizes, Utterances, Work
 
 SMALL = Work('forward', 'float32', 'conv', 4, seconds=0.5, tokens=8)
+BUCKETS = Buckets((2, 5, 12, 35), (32, 128))
 GIVEN = {
   'what': ('forward',),
   'peers': ('eager',),
@@ -68,6 +70,7 @@ def test_it_runs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_all_of_it_runs(tmp_path, monkeypatch):
+  monkeypatch.setattr(lengths, 'LONGEST', 1.5)  # one shape to be compiled
   monkeypatch.setattr(growth, 'UTTERANCES', (50, 100))
   monkeypatch.setattr(
     growth, 'WORKS', {k: v[:2] for k, v in growth.WORKS.items()}
@@ -169,7 +172,7 @@ def test_lengths_are_like_iemocap():
 def test_batches_of_mixed_lengths():
   """Ours in the plan's buckets, torch's only as long as need be."""
   work = Work('train', 'float32', 'conv', 4, None, None, steps=10)
-  batches = lengths.batches(work, Buckets((2, 5, 12, 35), (32, 128)))
+  batches = lengths.batches(work, BUCKETS, Wav2Vec2Config())
   assert len(batches) == 10
   buckets = {16_000 * s for s in (2, 5, 12, 35)}
   for sizes in batches:
@@ -196,6 +199,18 @@ def test_utterances_are_fresh_and_padded():
   assert batch['waveform_BS'][0, :500].std() > 1000
   assert (other.sounds[0] != one.sounds[0]).mean() > 0.9
   assert batch['token_ids_BL'][batch['text_mask_BL']].min() >= 5
+
+
+def test_kept_features_stand_in_place_of_the_waveform():
+  work = Work('train', 'float32', 'conv', 4, kept=True)
+  (sizes,) = lengths.batches(work, BUCKETS, Wav2Vec2Config())
+  batch = Utterances.draw(sizes, 30, 0).padded(*sizes.bucket)
+  assert 'waveform_BS' not in batch
+  # 5 s: 80,000 samples through kernels 10 3 3 3 3 2 2, strides 5 2 2 2 2 2 2
+  assert batch['feature_BTC'].shape == (4, 249, 512)
+  assert batch['feature_BTC'].dtype == np.float32
+  assert abs(batch['feature_BTC'].std() - 1) < 0.01
+  assert batch['num_samples_B'].tolist() == [80_000] * 4
 
 
 def test_other_settings_need_another_folder(tmp_path):

@@ -6,7 +6,7 @@ Without JAX, so that torch has its process to itself.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Int16
+from jaxtyping import Float, Int, Int16
 
 FIRST_WORD = 5  # [PAD], [UNK], [CLS], [SEP] and [MASK] come before
 
@@ -23,6 +23,7 @@ class Work:
     seconds: of each utterance; None: lengths as IEMOCAP's.
     tokens: of each utterance, with [CLS] and [SEP]; None with seconds.
     steps: of an epoch of mixed lengths; None without.
+    kept: the output of the frozen convolutions is given, not the waveform.
   """
 
   what: str
@@ -32,6 +33,7 @@ class Work:
   seconds: float | None = 5.0
   tokens: int | None = 24
   steps: int | None = None
+  kept: bool = False
 
   @property
   def mixed(self) -> bool:
@@ -46,7 +48,8 @@ class Work:
       lengths = f'IEMOCAP lengths, {self.steps} steps'
     parts = [f'{self.what} {self.dtype}', f'batch {self.batch}', lengths]
     if self.what == 'train':
-      parts.append(f'conv {"frozen" if self.freeze == "conv" else "trained"}')
+      frozen = 'kept' if self.kept else 'frozen'
+      parts.append(f'conv {frozen if self.freeze == "conv" else "trained"}')
     return ', '.join(parts)
 
 
@@ -58,11 +61,14 @@ class Sizes:
     samples: of each utterance, at 16 kHz.
     tokens: of each utterance, with [CLS] and [SEP].
     bucket: (S, L) that our pipeline pads it to.
+    feature: (B, T, C) of the convolutions' output where it is given, for
+      samples that are all equally many.
   """
 
   samples: tuple[int, ...]
   tokens: tuple[int, ...]
   bucket: tuple[int, int]
+  feature: tuple[int, int, int] | None = None
 
   @property
   def longest(self) -> tuple[int, int]:
@@ -72,10 +78,17 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Utterances:
-  """A batch before it is padded: random sound and text, never zeros."""
+  """A batch before it is padded: random sound and text, never zeros.
+
+  Attributes:
+    sounds: of each utterance, int16 at 16 kHz.
+    texts: its tokens.
+    feature_BTC: what the convolutions give, or None: they are to run.
+  """
 
   sounds: list[Int16[np.ndarray, 'S']]
   texts: list[Int[np.ndarray, 'L']]
+  feature_BTC: Float[np.ndarray, 'B T C'] | None
 
   @classmethod
   def draw(cls, sizes: Sizes, vocab_size: int, seed: int) -> 'Utterances':
@@ -84,6 +97,7 @@ class Utterances:
     return cls(
       [rng.integers(-9000, 9000, n).astype(np.int16) for n in sizes.samples],
       [rng.integers(FIRST_WORD, vocab_size, n) for n in sizes.tokens],
+      sizes.feature and rng.standard_normal(sizes.feature, np.float32),
     )
 
   def padded(self, num_samples: int, num_tokens: int) -> dict[str, np.ndarray]:
@@ -102,4 +116,7 @@ class Utterances:
       batch['waveform_BS'][i, : len(pcm_S)] = pcm_S
       batch['token_ids_BL'][i, : len(ids_L)] = ids_L
       batch['text_mask_BL'][i, : len(ids_L)] = True
+    if self.feature_BTC is not None:
+      del batch['waveform_BS']
+      batch['feature_BTC'] = self.feature_BTC
     return batch
