@@ -81,7 +81,11 @@ def input_rate(results: dict) -> list[dict]:
 def growth(results: dict) -> list[dict]:
   return [
     {'along': row, 'at': point}
-    | {name: f'{value:.3g}' for name, value in x.items()}
+    | {
+      f'{name}, s': f'{value:.3g}'
+      for name, value in x.items()
+      if name != 'peak_bytes'
+    }
     for row, points in results.get('growth', {}).items()
     for point, x in points.items()
   ]

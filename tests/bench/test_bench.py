@@ -75,16 +75,16 @@ def test_all_of_it_runs(tmp_path, monkeypatch):
   monkeypatch.setattr(
     growth, 'WORKS', {k: v[:2] for k, v in growth.WORKS.items()}
   )
-  what = ('train', 'mixed', 'memory', 'startup', 'input', 'growth')
+  what = ('train', 'kept', 'mixed', 'memory', 'startup', 'input', 'growth')
   more = {'what': what, 'peers': ('eager', 'compile')}
   settings = Settings(**GIVEN | more, out=tmp_path)
   shown = bench.run(settings).read_text()
   found = json.loads((tmp_path / 'bench.json').read_text())['results']
-  for section in ('train', 'mixed'):
+  for section in ('train', 'kept', 'mixed'):
     for peers in found[section].values():
       for figures in peers.values():
         check_pair(figures)
-  assert len(found['train']) == 2 and len(found['memory']) == 4
+  assert len(found['train']) == 2 and len(found['memory']) == 5
   start = found['startup']['first step']
   assert start.keys() == {'jax', 'eager', 'compile'}
   assert start['jax']['warm']['median'] < start['jax']['cold']['median']
