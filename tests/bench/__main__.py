@@ -33,8 +33,9 @@ turns, and a row's ratio is taken round by round.
              same command goes on where it was interrupted
 
 At base size on a CPU a side takes up to 11 GiB and a step some seconds. torch
-gets as many threads as the process may use cores; on a GPU its float32
-products are of TF32 factors, as XLA's are. `taskset` keeps both to some cores.
+gets as many threads as the process may use cores, and a fused Adam; on a GPU
+its float32 products are of TF32 factors, as XLA's are. `taskset` keeps both
+sides to some cores.
 """
 
 from pathlib import Path
