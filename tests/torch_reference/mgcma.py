@@ -197,14 +197,15 @@ class MGCMA(nn.Module):
         self.temperature_ia = Temperature(config['temperature_ia'])
 
   def encode(self, batch: dict) -> tuple[dict, dict]:
-    """Streams and masks, by modality."""
+    """Streams and masks, by modality.
+
+    The batch holds 'waveform' [B,S] or, in its place, 'feature' [B,T,C]: what
+    the convolutions give.
+    """
     x, mask = {}, {}
     if 'speech' in self.modalities:
       x['speech'], mask['speech'] = encode_speech(
-        self.wav2vec2,
-        batch['waveform'],
-        batch['num_samples'],
-        self.speech_layer if self.weighted else None,
+        self.wav2vec2, batch, self.speech_layer if self.weighted else None
       )
     if 'text' in self.modalities:
       mask['text'] = batch['text_mask']
