@@ -74,9 +74,14 @@ def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def _first_copy(tree: Any) -> Any:
-  """That of one device: Orbax would have each save a part, and compile a
-  program to cut it out."""
-  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+  """Of what every device holds whole, that of one: Orbax would have each save
+  a part, and compile a program to cut it out."""
+
+  def first(x):
+    whole = isinstance(x, jax.Array) and x.is_fully_replicated
+    return x.addressable_data(0) if whole else x
+
+  return jax.tree.map(first, tree)
 
 
 class Checkpoints:

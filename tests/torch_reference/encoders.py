@@ -100,16 +100,38 @@ def normalise(waveform_BS: Tensor, mask_BS: Tensor, dtype) -> Tensor:
 
 
 def encode_speech(
+  wav2vec2: Wav2Vec2Model, batch: dict, scores: Tensor | None
+) -> tuple[Tensor, Tensor]:
+  """Frames [B,T,D] and their mask; scores [layers+1] weigh the layers."""
+  # A shorter clip counts as padded with real zeros, so that it has a frame.
+  shortest = receptive_field(wav2vec2.config)
+  num_samples_B = batch['num_samples'].clamp(min=shortest)
+  num_frames_B = wav2vec2._get_feat_extract_output_lengths(num_samples_B)
+  if 'feature' in batch:
+    if scores is not None:
+      raise ValueError(
+        "speech_layer='weighted_sum' needs the waveform: leave 'feature' out"
+      )
+    x_BTD = contextualise(wav2vec2, batch['feature'], num_frames_B)
+  else:
+    x_BTD = encode_waveform(wav2vec2, batch['waveform'], num_samples_B, scores)
+  mask_BT = frame_mask(num_frames_B, x_BTD.shape[1])
+  return zero_padding(x_BTD, mask_BT), mask_BT
+
+
+def frame_mask(num_frames_B: Tensor, num_frames: int) -> Tensor:
+  frame_T = torch.arange(num_frames, device=num_frames_B.device)
+  return frame_T < num_frames_B[:, None]
+
+
+def encode_waveform(
   wav2vec2: Wav2Vec2Model,
   waveform_BS: Tensor,
   num_samples_B: Tensor,
   scores: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-  """Frames [B,T,D] and their mask; scores [layers+1] weigh the layers."""
-  # A shorter clip counts as padded with real zeros, so that it has a frame.
-  num_samples_B = num_samples_B.clamp(min=receptive_field(wav2vec2.config))
-  sample_S = torch.arange(waveform_BS.shape[1], device=waveform_BS.device)
-  sample_mask_BS = sample_S < num_samples_B[:, None]
+) -> Tensor:
+  """Frames [B,T,D] by transformers' whole forward."""
+  sample_mask_BS = frame_mask(num_samples_B, waveform_BS.shape[1])
   first = wav2vec2.feature_extractor.conv_layers[0]
   if isinstance(first.layer_norm, MaskedGroupNorm):
     kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
@@ -119,14 +141,20 @@ def encode_speech(
     attention_mask=sample_mask_BS.long(),
     output_hidden_states=scores is not None,
   )
-  x_BTD = encoded.last_hidden_state
-  if scores is not None:
-    weights = at_least_float32(scores).softmax(0)
-    x_BTD = sum(w * x for w, x in zip(weights, encoded.hidden_states))
-  num_frames_B = wav2vec2._get_feat_extract_output_lengths(num_samples_B)
-  frame_T = torch.arange(x_BTD.shape[1], device=x_BTD.device)
-  mask_BT = frame_T < num_frames_B[:, None]
-  return zero_padding(x_BTD, mask_BT), mask_BT
+  if scores is None:
+    return encoded.last_hidden_state
+  weights = at_least_float32(scores).softmax(0)
+  return sum(w * x for w, x in zip(weights, encoded.hidden_states))
+
+
+def contextualise(
+  wav2vec2: Wav2Vec2Model, feature_BTC: Tensor, num_frames_B: Tensor
+) -> Tensor:
+  """What transformers' forward does behind the convolutions: [B,T,D]."""
+  mask_BT = frame_mask(num_frames_B, feature_BTC.shape[1])
+  x_BTD, _ = wav2vec2.feature_projection(feature_BTC)
+  x_BTD = wav2vec2._mask_hidden_states(x_BTD, attention_mask=mask_BT)
+  return wav2vec2.encoder(x_BTD, attention_mask=mask_BT).last_hidden_state
 
 
 def encode_text(bert: BertModel, token_ids_BL, mask_BL) -> Tensor:

@@ -69,6 +69,7 @@ class Config(TypedDict):
   dtype: Literal[None, 'float32', 'bfloat16']  # bfloat16: under autocast
   remat: bool  # of the Flax model's backward pass; nothing here
   unroll: int  # of the Flax model's loops; nothing here
+  remat: bool  # in the Flax model's backward pass; nothing here
   wav2vec2: dict
   bert: dict
 
@@ -197,14 +198,15 @@ class MGCMA(nn.Module):
         self.temperature_ia = Temperature(config['temperature_ia'])
 
   def encode(self, batch: dict) -> tuple[dict, dict]:
-    """Streams and masks, by modality."""
+    """Streams and masks, by modality.
+
+    The batch holds 'waveform' [B,S] or, in its place, 'feature' [B,T,C]: what
+    the convolutions give.
+    """
     x, mask = {}, {}
     if 'speech' in self.modalities:
       x['speech'], mask['speech'] = encode_speech(
-        self.wav2vec2,
-        batch['waveform'],
-        batch['num_samples'],
-        self.speech_layer if self.weighted else None,
+        self.wav2vec2, batch, self.speech_layer if self.weighted else None
       )
     if 'text' in self.modalities:
       mask['text'] = batch['text_mask']

@@ -1,0 +1,63 @@
+"""How long utterances are: as IEMOCAP's 5,531 of the four classes.
+
+Seconds are log-normal through IEMOCAP's median, 3.58, and 95th percentile,
+11.06, cut at its shortest and longest, 0.585 and 34.14. Of 100,000 drawn the
+mean is 4.52 (IEMOCAP: 4.549) and the 99th percentile 17.7 (15.55), as
+IEMOCAP's tail is the lighter one; 0.4 % are cut at the short end. Words come
+at IEMOCAP's 8 in 3.58 s, by a factor exp(N(0, 0.3)) faster or slower, 1 to 98
+of them: their median is 8.
+"""
+
+import math
+
+import numpy as np
+
+from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config, num_frames
+from mgcma_jax.inputs.audio import SAMPLE_RATE
+from mgcma_jax.inputs.plan import Buckets, Lengths, training_plan
+from tests.bench.work import Sizes, Work
+
+MEDIAN, P95 = 3.58, 11.06  # s
+SHORTEST, LONGEST = 0.585, 34.14  # s
+MEDIAN_WORDS, MOST_WORDS = 8, 98
+NORMAL_P95 = 1.6449  # of N(0, 1)
+
+
+def draw(num: int, seed: int) -> Lengths:
+  """Lengths of so many utterances; a word is one token."""
+  rng = np.random.default_rng(seed)
+  spread = math.log(P95 / MEDIAN) / NORMAL_P95
+  seconds_N = MEDIAN * np.exp(rng.normal(0, spread, num))
+  seconds_N = seconds_N.clip(SHORTEST, LONGEST)
+  pace_N = MEDIAN_WORDS / MEDIAN * np.exp(rng.normal(0, 0.3, num))
+  words_N = np.round(seconds_N * pace_N).clip(1, MOST_WORDS).astype(int)
+  samples_N = np.round(seconds_N * SAMPLE_RATE).astype(int)
+  return Lengths(samples_N, words_N + 2)  # [CLS] and [SEP]
+
+
+def batches(
+  work: Work, buckets: Buckets, wav2vec2: Wav2Vec2Config
+) -> list[Sizes]:
+  """The batches of an epoch, in the order that training has by default; one,
+  to be repeated, where all lengths are equal."""
+  if not work.mixed:
+    samples = round(work.seconds * SAMPLE_RATE)
+    frames = num_frames(samples, wav2vec2)
+    return [
+      Sizes(
+        (samples,) * work.batch,
+        (work.tokens,) * work.batch,
+        (samples, work.tokens),
+        (work.batch, frames, wav2vec2.conv_dim[-1]) if work.kept else None,
+      )
+    ]
+  drawn = draw(work.steps * work.batch, seed=0)
+  plan = training_plan(drawn, buckets, work.batch, work.batch, 'random', 0, 0)
+  return [
+    Sizes(
+      tuple(drawn.samples_N[list(planned.rows)].tolist()),
+      tuple(drawn.tokens_N[list(planned.rows)].tolist()),
+      (planned.num_samples, planned.num_tokens),
+    )
+    for planned in plan
+  ]

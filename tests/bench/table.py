@@ -1,0 +1,126 @@
+"""The results in Markdown, and the better peer of each row."""
+
+from tabulate import tabulate
+
+PAIRED = ('train', 'forward', 'kept', 'mixed')
+GIB = 2**30
+
+
+def ratio(section: str, figures: dict) -> float:
+  """A row's speed ratio to a peer, above 1 where ours is faster: the median
+  over rounds; of mixed lengths that of all the seconds, as compilation falls
+  on the first rounds."""
+  if section == 'mixed':
+    return figures['total_ratio']
+  return figures['ratio']['median']
+
+
+def headlines(results: dict) -> dict[str, dict]:
+  """Of each paired row the better peer, and the ratio to it."""
+  rows = {}
+  for section in PAIRED:
+    for row, peers in results.get(section, {}).items():
+      if peers:
+        better = min(peers, key=lambda peer: ratio(section, peers[peer]))
+        value = ratio(section, peers[better])
+        rows[row] = {'better_peer': better, 'ratio': value}
+  return rows
+
+
+def paired(results: dict) -> list[dict]:
+  better = {row: x['better_peer'] for row, x in headlines(results).items()}
+  return [
+    {
+      'work': row,
+      'torch': f'**{peer}**' if better[row] == peer else peer,
+      'ours, s': spread(x['ours']),
+      'torch, s': spread(x['theirs']),
+      'torch / ours': spread(x['ratio']),
+      'of all seconds': f'{x["total_ratio"]:.2f}',
+      'peak, GiB': ' / '.join(f'{b / GIB:.2f}' for b in x['peak_bytes']),
+    }
+    for section in PAIRED
+    for row, peers in results.get(section, {}).items()
+    for peer, x in peers.items()
+  ]
+
+
+def spread(x: dict) -> str:
+  """median (minimum to maximum)"""
+  return f'{x["median"]:.3g} ({x["minimum"]:.3g} to {x["maximum"]:.3g})'
+
+
+def memory(results: dict) -> list[dict]:
+  return [
+    {'work': row}
+    | {f'{side}, GiB': f'{x["peak_bytes"] / GIB:.2f}' for side, x in s.items()}
+    for row, s in results.get('memory', {}).items()
+  ]
+
+
+def startup(results: dict) -> list[dict]:
+  return [
+    {'side': side, 'cold, s': spread(x['cold']), 'warm, s': spread(x['warm'])}
+    for sides in results.get('startup', {}).values()
+    for side, x in sides.items()
+  ]
+
+
+def input_rate(results: dict) -> list[dict]:
+  return [
+    {
+      'pipeline, utterances/s': spread(x['pipeline']),
+      'step, utterances/s': f'{x["step"]:.3g}',
+      'ratio': f'{x["ratio"]:.3g}',
+    }
+    for columns in results.get('input', {}).values()
+    for x in columns.values()
+  ]
+
+
+def growth(results: dict) -> list[dict]:
+  return [
+    {'along': row, 'at': point}
+    | {
+      f'{name}, s': f'{value:.3g}'
+      for name, value in x.items()
+      if name != 'peak_bytes'
+    }
+    for row, points in results.get('growth', {}).items()
+    for point, x in points.items()
+  ]
+
+
+SECTIONS = {
+  'Speed': paired,
+  'Peak memory of a process that holds one side alone': memory,
+  'From command to first finished training step': startup,
+  'Input': input_rate,
+  'Growth': growth,
+}
+
+
+def markdown(settings: dict, results: dict) -> str:
+  """Settings, then a table for each section that has rows."""
+  blocks = ['# Benchmark', tabulate(flat(settings), tablefmt='github')]
+  for title, rows_of in SECTIONS.items():
+    if rows := rows_of(results):
+      shown = tabulate(
+        rows, headers='keys', tablefmt='github', disable_numparse=True
+      )
+      blocks += [f'## {title}', shown]
+  blocks.append(
+    'Ratios are torch / ours in seconds, above 1 where ours is faster: median '
+    '(minimum to maximum) over rounds. The better peer is bold.'
+  )
+  return '\n\n'.join(blocks) + '\n'
+
+
+def flat(settings: dict) -> list[tuple[str, object]]:
+  """Names and values, those of inner dicts side by side."""
+  rows = []
+  for name, value in settings.items():
+    if isinstance(value, dict):
+      value = ', '.join(f'{key} {inner}' for key, inner in value.items())
+    rows.append((name, value))
+  return rows
