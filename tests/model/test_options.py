@@ -128,8 +128,8 @@ def test_what_an_option_changes(tiny, name, value, expected):
 
 def test_every_option_is_tested():
   fields = {field.name for field in dataclasses.fields(MGCMAConfig)}
-  # Refused; tested in test_model.py; tested with the encoders.
-  elsewhere = {'learn_q', 'dtype', 'wav2vec2', 'bert'}
+  # Refused; tested in test_model.py and test_remat.py, with the encoders.
+  elsewhere = {'learn_q', 'dtype', 'remat', 'wav2vec2', 'bert'}
   assert {name for name, _, _ in CHANGES} == fields - elsewhere
 
 
