@@ -1,6 +1,7 @@
 """Checkpoints: what is damaged is named and not used, what is old is gone."""
 
 import errno
+import gc
 import random
 import resource
 import shutil
@@ -244,7 +245,7 @@ def test_twenty_saves_take_no_more_room_than_what_is_kept(tmp_path):
     for step in range(4, 21):
       checkpoints.save_best(step, state(step).params)
       checkpoints.save_last(state(step), Progress(step, step / 100, step, step))
-  assert sizes(tmp_path) == pytest.approx(after_three, rel=0.02)
+  assert sizes(tmp_path) <= 1.02 * after_three
   kept = tmp_path / 'checkpoints'
   assert {x.name for x in (kept / 'last').glob('[0-9]*')} == {'19', '20'}
   assert {x.name for x in (kept / 'best').glob('[0-9]*')} == {'18', '19', '20'}
@@ -257,6 +258,7 @@ def small_files():
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
   yield
   resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  gc.collect()  # what Orbax's threads left, or another test is blamed
 
 
 # Orbax's threads leave their event loops.
