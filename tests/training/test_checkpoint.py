@@ -245,7 +245,8 @@ def test_twenty_saves_take_no_more_room_than_what_is_kept(tmp_path):
     for step in range(4, 21):
       checkpoints.save_best(step, state(step).params)
       checkpoints.save_last(state(step), Progress(step, step / 100, step, step))
-  assert sizes(tmp_path) <= 1.02 * after_three
+  # Orbax's small files differ by some percent; one more step would be a fifth.
+  assert sizes(tmp_path) <= 1.15 * after_three
   kept = tmp_path / 'checkpoints'
   assert {x.name for x in (kept / 'last').glob('[0-9]*')} == {'19', '20'}
   assert {x.name for x in (kept / 'best').glob('[0-9]*')} == {'18', '19', '20'}
