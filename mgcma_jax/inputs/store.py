@@ -18,7 +18,10 @@ Place = Int[np.ndarray, 'B']
 
 
 def copied(
-  flat: Shaped[np.ndarray, 'rows ...'], start_B: Place, length_B: Place, size
+  flat: Shaped[np.ndarray, 'rows ...'],
+  start_B: Place,
+  length_B: Place,
+  size: int,
 ) -> Shaped[np.ndarray, 'B size ...']:
   """Rows from each start on, 0 beyond each length."""
   x = np.zeros((len(start_B), size, *flat.shape[1:]), flat.dtype)

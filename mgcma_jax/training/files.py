@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where the user's caches lie."""
 
 import json
 import os
@@ -52,3 +52,9 @@ def write_whole(path: Path, text: str) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
   """`write_whole` of indented JSON."""
   write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+
+
+def user_cache(name: str) -> Path:
+  """mgcma_jax/<name> in $XDG_CACHE_HOME, or in ~/.cache."""
+  caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+  return Path(caches) / 'mgcma_jax' / name

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax
 
+from mgcma_jax.training.files import user_cache
+
 
 def keep_programs() -> str:
   """Keeps every program that is compiled from now on, and takes what is kept.
@@ -17,7 +19,7 @@ def keep_programs() -> str:
   """
   if not jax.config.jax_enable_compilation_cache:
     return 'compiled programs are not kept (JAX_ENABLE_COMPILATION_CACHE=0)'
-  folder = Path(jax.config.jax_compilation_cache_dir or _default_folder())
+  folder = Path(jax.config.jax_compilation_cache_dir or user_cache('compiled'))
   try:
     folder.mkdir(parents=True, exist_ok=True)
     writable = os.access(folder, os.W_OK | os.X_OK)
@@ -34,8 +36,3 @@ def keep_programs() -> str:
     # A start has many small programs, which together take seconds.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   return f'compiled programs are kept in {folder}'
-
-
-def _default_folder() -> Path:
-  caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-  return Path(caches) / 'mgcma_jax' / 'compiled'

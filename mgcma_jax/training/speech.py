@@ -1,6 +1,5 @@
 """What a run's model is given of the speech, and where that lies."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +12,10 @@ from mgcma_jax.encoders.wav2vec2_config import num_frames
 from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.store import MOST_ROWS, Store
 from mgcma_jax.training.conv_features import KeptFeatures
+from mgcma_jax.training.files import user_cache
 from mgcma_jax.training.optim import FREEZE, Params
 from mgcma_jax.training.setup import Setup
 from mgcma_jax.training.sharding import replicated, split
-
-
-def default_folder() -> Path:
-  """Of kept features, where config.feature_folder is None."""
-  cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-  return Path(cache) / 'mgcma_jax' / 'features'
 
 
 def why_computed(setup: Setup) -> str | None:
@@ -57,7 +51,7 @@ class Speech:
     self.kept = None
     if self._used and not self._why_computed:
       self.kept = KeptFeatures.of(
-        Path(setup.speech.feature_folder or default_folder()),
+        Path(setup.speech.feature_folder or user_cache('features')),
         setup.card.model.wav2vec2,
         params['speech_encoder'],
         self._corpus,

@@ -17,9 +17,10 @@ from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training import loop
 from mgcma_jax.training.checkpoint import Checkpoints
 from mgcma_jax.training.conv_features import KeptFeatures
+from mgcma_jax.training.files import user_cache
 from mgcma_jax.training.interrupt import Interruption
 from mgcma_jax.training.setup import make_setup
-from mgcma_jax.training.speech import Speech, default_folder
+from mgcma_jax.training.speech import Speech
 from mgcma_jax.training.state import initial_params
 from tests.runs import assert_same_run, interrupt_after
 
@@ -92,10 +93,10 @@ def test_wrong_values(config, key, value, match):
 
 def test_the_default_folder(monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', '/cache')
-  assert str(default_folder()) == '/cache/mgcma_jax/features'
+  assert str(user_cache('features')) == '/cache/mgcma_jax/features'
   monkeypatch.delenv('XDG_CACHE_HOME')
   monkeypatch.setenv('HOME', '/home/me')
-  assert str(default_folder()) == '/home/me/.cache/mgcma_jax/features'
+  assert str(user_cache('features')) == '/home/me/.cache/mgcma_jax/features'
 
 
 def trained(config, workdir, changes):
