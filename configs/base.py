@@ -39,6 +39,9 @@ def get_config() -> ConfigDict:
   # rest and w2v_group_norm is 'masked'; or 'computed' in each step
   config.feature_folder = placeholder(str)  # of kept ones; None:
   # mgcma_jax/features in $XDG_CACHE_HOME or ~/.cache
+  config.per_row = 2  # utterances end to end in a row of kept features; 1: each
+  # has a row, padded to the longest
+  config.row_buckets = (5, 7, 9, 11, 13, 16, 20, 26, 36, 70)  # s, of such rows
   config.device_data_gb = 4.0  # the corpus' speech is held in device memory if
   # it is no larger; 0: never
 

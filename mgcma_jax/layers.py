@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mgcma_jax.dense import PRODUCT, Dense
 from mgcma_jax.dropout import DROPPED, Dropout
@@ -48,7 +48,7 @@ def pool(
   Args:
     x_BTD: a stream.
     mask_BT: True at real positions.
-    how: 'mean' over real positions, their 'max', or the 'first' position.
+    how: 'mean' over real positions, their 'max', or the 'first' of them.
 
   Returns:
     Zeros for 'mean' and 'max' of a row without real positions.
@@ -57,16 +57,18 @@ def pool(
     return masked_mean(x_BTD, mask_BT)
   x_BTD = at_least_float32(x_BTD)
   if how == 'first':
-    return x_BTD[:, 0]
+    place_B11 = mask_BT.argmax(1)[:, None, None]
+    return jnp.take_along_axis(x_BTD, place_B11, axis=1)[:, 0]
   low_BD = jnp.where(mask_BT[..., None], x_BTD, -jnp.inf).max(1)
   return jnp.where(mask_BT.any(1)[:, None], low_BD, 0)
 
 
 def zero_padding(
-  x_BTD: Float[Array, 'B T D'], mask_BT: Bool[Array, 'B T']
+  x_BTD: Float[Array, 'B T D'],
+  mask_BT: Bool[Array, 'B T'] | Int[Array, 'B T'],
 ) -> Float[Array, 'B T D']:
-  """x with zeros where the mask is False."""
-  return jnp.where(mask_BT[..., None], x_BTD, 0)
+  """x with zeros where the mask, or the segments, are 0."""
+  return jnp.where(mask_BT[..., None] != 0, x_BTD, 0)
 
 
 def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
@@ -81,6 +83,8 @@ def checkpointed(
   choices, and computes again what lies between them.
 
   This is faster than storing it: what is elementwise costs its memory traffic.
+  The attention's logits are computed again too, as their size is quadratic in
+  the length and their cost is small.
 
   Args:
     layer: a step of a loop over layers.
@@ -129,10 +133,11 @@ class MultiHeadAttention(nn.Module):
     self,
     x_BTD: Float[Array, 'B T D'],
     context_BND: Float[Array, 'B N D'],
-    context_mask_BN: Bool[Array, 'B N'],
+    attended_BTN: Bool[Array, 'B #T N'],
     deterministic: bool,
   ) -> Float[Array, 'B T D']:
-    """Queries from x; keys and values from the unmasked part of the context."""
+    """Queries from x; keys and values from what it attends to; where that is
+    nothing, as at padding, the result is finite and means nothing."""
     B, T, D = x_BTD.shape
     if D % self.num_heads:
       raise ValueError(f'{self.num_heads=} must divide the width {D}')
@@ -152,10 +157,7 @@ class MultiHeadAttention(nn.Module):
       key_BHNK,
       preferred_element_type=jnp.promote_types(query_BHTK.dtype, jnp.float32),
     )
-    logit_BHTN = checkpoint_name(logit_BHTN, PRODUCT)
-    logit_BHTN = jnp.where(
-      context_mask_BN[:, None, None], logit_BHTN, MASKED_LOGIT
-    )
+    logit_BHTN = jnp.where(attended_BTN[:, None], logit_BHTN, MASKED_LOGIT)
     weight_BHTN = jax.nn.softmax(logit_BHTN).astype(value_BHNK.dtype)
     weight_BHTN = Dropout(self.dropout)(weight_BHTN, deterministic)
     out_BHTK = jnp.einsum(

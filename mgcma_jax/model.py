@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mgcma_jax import packing
 from mgcma_jax.alignment.distribution_based import (
   DistributionConstructor,
   pool_gaussian,
@@ -16,6 +17,7 @@ from mgcma_jax.dense import Dense
 from mgcma_jax.dropout import Dropout
 from mgcma_jax.encoders.bert import FlaxBert
 from mgcma_jax.encoders.wav2vec2 import FlaxWav2Vec2
+from mgcma_jax.encoders.wav2vec2_config import num_frames
 from mgcma_jax.inputs.audio import normalise
 from mgcma_jax.layers import (
   Dtype,
@@ -25,6 +27,7 @@ from mgcma_jax.layers import (
   zero_padding,
 )
 from mgcma_jax.model_config import SYSTEMS, MGCMAConfig
+from mgcma_jax.packing import each_utterance, numbered
 from mgcma_jax.structs import Batch, Outputs, Pair
 
 __all__ = ['MGCMA', 'MGCMAConfig', 'SYSTEMS']
@@ -110,57 +113,68 @@ class MGCMA(nn.Module):
   def has(self, modality: str) -> bool:
     return self.config.modalities in ('both', modality)
 
-  def _encode_speech(self, batch, deterministic):
+  def _encode_speech(self, batch, deterministic, n):
     cfg = self.config
     encoder = FlaxWav2Vec2(cfg.wav2vec2, name='speech_encoder')
-    num_samples_B, feature_BTC = batch.num_samples_B, batch.feature_BTC
+    num_samples_B, feature_RTC = batch.num_samples_B, batch.feature_BTC
     all_layers = cfg.speech_layer == 'weighted_sum'
-    if feature_BTC is None:
+    if feature_RTC is None:
       waveform_BS = normalise(batch.waveform_BS, num_samples_B)
-      x, mask_BT = encoder(
+      x, segment_RT = encoder(
         waveform_BS, num_samples_B, deterministic, all_layers
       )
     else:
-      mask_BT = encoder.frame_mask(num_samples_B, feature_BTC.shape[1])
-      x, mask_BT = encoder.contextualise(
-        feature_BTC, mask_BT, deterministic, all_layers
+      frames_Rn = num_frames(num_samples_B, cfg.wav2vec2).reshape(-1, n)
+      segment_RT = packing.segments(frames_Rn, feature_RTC.shape[1])
+      x = encoder.contextualise(
+        feature_RTC, segment_RT, deterministic, all_layers, n
       )
     if all_layers:
       score_N = self.param('speech_layer', nn.initializers.zeros, (len(x),))
       x = jnp.tensordot(jax.nn.softmax(score_N).astype(x.dtype), x, 1)
-    return x, mask_BT
+    return x, segment_RT
 
-  def _encode_text(self, batch, deterministic):
+  def _encode_text(self, batch, deterministic, n):
     encoder = FlaxBert(self.config.bert, name='text_encoder')
     x_BLD = encoder(batch.token_ids_BL, batch.text_mask_BL, deterministic)
-    return x_BLD, batch.text_mask_BL
+    B, L, D = x_BLD.shape
+    return x_BLD.reshape(B // n, n * L, D), numbered(batch.text_mask_BL, n)
 
-  def _pooling_masks(self, masks):
-    """The masks, without [CLS] and [SEP] where these shall not be pooled."""
-    if masks.text is None or self.config.text_pool_special:
-      return masks
-    mask_BL = masks.text
+  def _pooled(self, how, modality, segments, batch, n):
+    """Segments of what is pooled: without [CLS] and [SEP] where the config says
+    so, but for the pooling that takes [CLS] alone."""
+    special = modality == 'speech' or self.config.text_pool_special
+    if special or how == 'first':
+      return getattr(segments, modality)
+    mask_BL = batch.text_mask_BL
     last_B1 = mask_BL.sum(1, keepdims=True) - 1
     place_1L = jnp.arange(mask_BL.shape[1])[None]
     words_BL = mask_BL & (place_1L > 0) & (place_1L < last_B1)
     # A text without words keeps the two.
-    return masks.replace(
-      text=jnp.where(words_BL.any(1, keepdims=True), words_BL, mask_BL)
-    )
+    pooled_BL = jnp.where(words_BL.any(1, keepdims=True), words_BL, mask_BL)
+    return numbered(pooled_BL, n)
 
-  def _pool(self, streams, masks, kind):
+  def _pool(self, streams, segments, batch, kind, n):
+    """One vector for each utterance."""
+
     def one(modality):
-      x, mask = getattr(streams, modality), getattr(masks, modality)
-      return None if x is None else pool(x, mask, _how(kind, modality))
+      x_RPD, how = getattr(streams, modality), _how(kind, modality)
+      if x_RPD is None:
+        return None
+      segment_RP = self._pooled(how, modality, segments, batch, n)
+      return each_utterance(lambda m: pool(x_RPD, m, how), segment_RP, n)
 
     return Pair(one('speech'), one('text'))
 
-  def _dam(self, streams, masks, pooling_masks, deterministic):
+  def _dam(self, streams, segments, batch, deterministic, n):
     """The pair of Gaussians, and the streams that go on."""
     cfg = self.config
 
     def one(modality):
-      x_BTD, mask_BT = getattr(streams, modality), getattr(masks, modality)
+      x_RPD, segment_RP = (
+        getattr(streams, modality),
+        getattr(segments, modality),
+      )
       constructor = DistributionConstructor(
         cfg.num_heads,
         cfg.dropout,
@@ -170,26 +184,26 @@ class MGCMA(nn.Module):
         cfg.dtype,
         name=f'dam_{modality}',
       )
-      sequence = constructor(x_BTD, mask_BT, deterministic)
-      gaussian = pool_gaussian(
-        sequence,
-        getattr(pooling_masks, modality),
-        _how(cfg.dist_pool, modality),
-        cfg.sigma_param,
+      sequence = constructor(x_RPD, segment_RP, deterministic)
+      how = _how(cfg.dist_pool, modality)
+      gaussian = each_utterance(
+        lambda mask: pool_gaussian(sequence, mask, how, cfg.sigma_param),
+        self._pooled(how, modality, segments, batch, n),
+        n,
       )
       if cfg.dam_flow == 'tap':
-        return gaussian, x_BTD
-      flow_BTD = sequence.mu_BTD
+        return gaussian, x_RPD
+      flow_RPD = sequence.mu_BTD
       if cfg.dam_flow == 'sample' and not deterministic:
-        sigma_BTD = standard_deviation(sequence.log_sigma_BTD, cfg.sigma_param)
-        noise_BTD = jax.random.normal(self.make_rng('sample'), sigma_BTD.shape)
-        flow_BTD += (sigma_BTD * noise_BTD).astype(flow_BTD.dtype)
-      return gaussian, zero_padding(flow_BTD, mask_BT)
+        sigma_RPD = standard_deviation(sequence.log_sigma_BTD, cfg.sigma_param)
+        noise_RPD = jax.random.normal(self.make_rng('sample'), sigma_RPD.shape)
+        flow_RPD += (sigma_RPD * noise_RPD).astype(flow_RPD.dtype)
+      return gaussian, zero_padding(flow_RPD, segment_RP)
 
     (speech, x_speech), (text, x_text) = one('speech'), one('text')
     return Pair(speech, text), Pair(x_speech, x_text)
 
-  def _tam(self, streams, masks, deterministic):
+  def _tam(self, streams, segments, deterministic):
     cfg = self.config
     tam = TokenAlignment(
       cfg.tam_blocks,
@@ -205,17 +219,21 @@ class MGCMA(nn.Module):
     )
     return Pair(
       *tam(
-        streams.speech, masks.speech, streams.text, masks.text, deterministic
+        streams.speech,
+        segments.speech,
+        streams.text,
+        segments.text,
+        deterministic,
       )
     )
 
-  def _iam(self, streams, masks):
+  def _iam(self, streams, segments, batch, n):
     cfg = self.config
     head = InstanceHead(
       cfg.ia_proj_dim, cfg.ia_normalize, cfg.dtype, name='instance_head'
     )
-    pooled = self._pool(streams, masks, cfg.ia_pool)
-    return Pair(head(pooled.speech), head(pooled.text))
+    vectors = self._pool(streams, segments, batch, cfg.ia_pool, n)
+    return Pair(head(vectors.speech), head(vectors.text))
 
   def _temperatures(self):
     """tau of the DAM's and of the IAM's loss; one parameter if they share."""
@@ -250,32 +268,33 @@ class MGCMA(nn.Module):
       Everything that the losses, the report and prediction read.
     """
     cfg = self.config
-    nothing = (None, None)
-    speech, speech_mask_BT = (
-      self._encode_speech(batch, deterministic)
+    nothing, n = (None, None), batch.per_row
+    speech, speech_segment = (
+      self._encode_speech(batch, deterministic, n)
       if self.has('speech')
       else nothing
     )
-    text, text_mask_BL = (
-      self._encode_text(batch, deterministic) if self.has('text') else nothing
+    text, text_segment = (
+      self._encode_text(batch, deterministic, n)
+      if self.has('text')
+      else nothing
     )
-    streams, masks = Pair(speech, text), Pair(speech_mask_BT, text_mask_BL)
-    pooling_masks = self._pooling_masks(masks)
+    streams, segments = Pair(speech, text), Pair(speech_segment, text_segment)
 
     gaussians = instances = None
-    pooled = {'encoders': self._pool(streams, pooling_masks, cfg.pool)}
+    vectors = {'encoders': self._pool(streams, segments, batch, cfg.pool, n)}
     for module in cfg.modules:
       if module == 'dam':
         gaussians, streams = self._dam(
-          streams, masks, pooling_masks, deterministic
+          streams, segments, batch, deterministic, n
         )
       elif module == 'tam':
-        streams = self._tam(streams, masks, deterministic)
+        streams = self._tam(streams, segments, deterministic)
       else:
-        instances = self._iam(streams, pooling_masks)
-      pooled[module] = self._pool(streams, pooling_masks, cfg.pool)
+        instances = self._iam(streams, segments, batch, n)
+      vectors[module] = self._pool(streams, segments, batch, cfg.pool, n)
 
-    last = self._pool(streams, pooling_masks, cfg.pool)
+    last = vectors[cfg.modules[-1] if cfg.modules else 'encoders']
     classifier = Classifier(
       cfg.num_classes,
       cfg.head_hidden,
@@ -283,14 +302,14 @@ class MGCMA(nn.Module):
       cfg.dtype,
       name='classifier',
     )
-    vectors = [x for x in (last.speech, last.text) if x is not None]
-    logits_BC = classifier(jnp.concatenate(vectors, axis=-1), deterministic)
+    last = [x for x in (last.speech, last.text) if x is not None]
+    logits_BC = classifier(jnp.concatenate(last, axis=-1), deterministic)
     learned_p = cfg.learn_p and 'dam' in cfg.modules
     return Outputs(
       logits_BC,
       gaussians,
       instances,
-      pooled,
+      vectors,
       LearnedP(cfg.initial_p, name='p')()
       if learned_p
       else jnp.asarray(cfg.initial_p),

@@ -24,7 +24,8 @@ class Batch:
     text_id_B: equal for equal transcripts.
     valid_B: False for the rows that only fill up the batch.
     feature_BTC: what wav2vec 2.0's convolutions give for such a waveform, 0
-      beyond its frames; None: the model computes them.
+      beyond its frames; or [R, P, C], rows that hold B / R utterances each, end
+      to end; None: the model computes them.
   """
 
   waveform_BS: Leaf
@@ -35,6 +36,13 @@ class Batch:
   text_id_B: Leaf
   valid_B: Leaf
   feature_BTC: Leaf = None
+
+  @property
+  def per_row(self) -> int:
+    """Utterances of a row of speech."""
+    if self.feature_BTC is None:
+      return 1
+    return len(self.num_samples_B) // len(self.feature_BTC)
 
 
 @flax.struct.dataclass

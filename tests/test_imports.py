@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-  {'dense', 'dropout'},
+  {'dense', 'dropout', 'packing'},
   {'structs', 'layers', 'losses', 'metrics', 'significance', 'json_file'},
   {'encoders', 'alignment', 'inputs'},
   {'model_config'},

@@ -74,7 +74,7 @@ def test_gelu_is_exact(x64):
   np.testing.assert_allclose(layers.gelu(jnp.asarray(x)), x * norm.cdf(x))
 
 
-def attention_by_hand(params, x_BTD, context_BND, mask_BN, num_heads):
+def attention_by_hand(params, x_BTD, context_BND, mask_B1N, num_heads):
   """Eqs. (1)-(3), one query at a time."""
 
   def project(name, y_D):
@@ -85,7 +85,7 @@ def attention_by_hand(params, x_BTD, context_BND, mask_BN, num_heads):
   width = D // num_heads
   out_BTD = np.zeros((B, T, D))
   for b in range(B):
-    real_ND = context_BND[b][mask_BN[b]]
+    real_ND = context_BND[b][mask_B1N[b, 0]]
     key_ND, value_ND = project('key', real_ND), project('value', real_ND)
     for t in range(T):
       query_D = project('query', x_BTD[b, t])
@@ -101,7 +101,7 @@ def test_attention_equals_eqs_1_to_3(x64, rng, qkv_bias, out_proj):
   x_BTD = jnp.asarray(rng.normal(size=(2, 3, 8)))
   context_BND = jnp.asarray(rng.normal(size=(2, 4, 8)))
   attention = MultiHeadAttention(2, qkv_bias=qkv_bias, out_proj=out_proj)
-  arguments = (x_BTD, context_BND, MASK_BT[:2], True)
+  arguments = (x_BTD, context_BND, MASK_BT[:2, None], True)
   params = in_float64(attention.init(jax.random.key(0), *arguments)['params'])
   assert ('bias' in params['key']) == qkv_bias
   if qkv_bias:
@@ -121,10 +121,11 @@ def test_attention_ignores_masked_context(rng):
   x_BTD = jnp.asarray(rng.normal(size=(3, 2, 8)), jnp.float32)
   context_BND = jnp.asarray(rng.normal(size=(3, 4, 8)), jnp.float32)
   attention = MultiHeadAttention(2)
-  params = attention.init(jax.random.key(0), x_BTD, context_BND, MASK_BT, True)
+  mask_B1N = MASK_BT[:, None]
+  params = attention.init(jax.random.key(0), x_BTD, context_BND, mask_B1N, True)
 
   def total(context_BND):
-    return (attention.apply(params, x_BTD, context_BND, MASK_BT, True)).sum()
+    return attention.apply(params, x_BTD, context_BND, mask_B1N, True).sum()
 
   gradient_BND = np.asarray(jax.grad(total)(context_BND))
   # Row 2 is wholly masked: uniform, and finite.
@@ -136,30 +137,30 @@ def test_attention_ignores_masked_context(rng):
 def test_attention_softmax_is_float32_under_bfloat16():
   x_BTD = jnp.ones((1, 3, 8), jnp.bfloat16)
   attention = MultiHeadAttention(2, dtype='bfloat16')
-  mask_BT = jnp.ones((1, 3), bool)
-  params = attention.init(jax.random.key(0), x_BTD, x_BTD, mask_BT, True)
+  mask_B1T = jnp.ones((1, 1, 3), bool)
+  params = attention.init(jax.random.key(0), x_BTD, x_BTD, mask_B1T, True)
   jaxpr = str(
     jax.make_jaxpr(attention.apply, static_argnums=4)(
-      params, x_BTD, x_BTD, mask_BT, True
+      params, x_BTD, x_BTD, mask_B1T, True
     )
   )
   exps = [line for line in jaxpr.splitlines() if '= exp ' in line]
   assert exps and all('f32[' in line and 'bf16' not in line for line in exps)
-  out_BTD = attention.apply(params, x_BTD, x_BTD, mask_BT, True)
+  out_BTD = attention.apply(params, x_BTD, x_BTD, mask_B1T, True)
   assert out_BTD.dtype == jnp.bfloat16
 
 
 def test_attention_drops_weights_only_when_training():
   x_BTD = jax.random.normal(jax.random.key(1), (2, 5, 8))
-  mask_BT = jnp.ones((2, 5), bool)
+  mask_B1T = jnp.ones((2, 1, 5), bool)
   attention = MultiHeadAttention(2, dropout=0.5)
-  params = attention.init(jax.random.key(0), x_BTD, x_BTD, mask_BT, True)
+  params = attention.init(jax.random.key(0), x_BTD, x_BTD, mask_B1T, True)
 
   def run(deterministic, seed):
     # Threefry takes seconds to compile.
     rngs = {'dropout': jax.random.key(seed, impl='unsafe_rbg')}
     return attention.apply(
-      params, x_BTD, x_BTD, mask_BT, deterministic, rngs=rngs
+      params, x_BTD, x_BTD, mask_B1T, deterministic, rngs=rngs
     )
 
   np.testing.assert_array_equal(run(True, 1), run(True, 2))
@@ -171,7 +172,7 @@ def test_attention_refuses_a_width_that_heads_do_not_divide():
   x_BTD = jnp.ones((1, 2, 8))
   with pytest.raises(ValueError, match='self.num_heads=3 must divide .* 8'):
     MultiHeadAttention(3).init(
-      jax.random.key(0), x_BTD, x_BTD, jnp.ones((1, 2), bool), True
+      jax.random.key(0), x_BTD, x_BTD, jnp.ones((1, 1, 2), bool), True
     )
 
 

@@ -24,6 +24,7 @@ from mgcma_jax.layers import (
   layer_norm,
   pool,
 )
+from mgcma_jax.packing import Segments, same_utterance
 from mgcma_jax.structs import Gaussian, Leaf, Pair
 
 # Inert in normal running; the share of clipped entries is logged.
@@ -73,10 +74,11 @@ class DistributionConstructor(nn.Module):
   def __call__(
     self,
     x_BTD: Float[Array, 'B T D'],
-    mask_BT: Bool[Array, 'B T'],
+    segment_BT: Segments,
     deterministic: bool,
   ) -> GaussianSequence:
-    """Gaussians of the stream; what stands at masked positions is unused."""
+    """Gaussians of the stream, whose utterances do not see each other; what
+    stands at padding is unused."""
     D = x_BTD.shape[-1]
 
     def dense(name, y):
@@ -106,7 +108,8 @@ class DistributionConstructor(nn.Module):
       dtype=self.dtype,
       name='attention',
     )
-    o_BTD = attention(h_BTD, h_BTD, mask_BT, deterministic)
+    attended_BTT = same_utterance(segment_BT, segment_BT)
+    o_BTD = attention(h_BTD, h_BTD, attended_BTT, deterministic)
     mu_half, sigma_half = jnp.split(o_BTD, 2, axis=-1)
     mu_BTD = x_BTD + drop(dense('mu_proj', mu_half))
     log_sigma_BTD = at_least_float32(drop(dense('sigma_proj', sigma_half)))

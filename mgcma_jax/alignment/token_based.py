@@ -8,7 +8,7 @@ feed-forward layer is that of the code the paper builds on (`paper_spec` A11).
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mgcma_jax.dropout import Dropout
 from mgcma_jax.layers import (
@@ -19,6 +19,7 @@ from mgcma_jax.layers import (
   layer_norm,
   zero_padding,
 )
+from mgcma_jax.packing import Segments, same_utterance
 
 
 class TAMBlock(nn.Module):
@@ -49,20 +50,15 @@ class TAMBlock(nn.Module):
       return x_BTD + dropout(sublayer(norm(x_BTD)), deterministic)
     return norm(x_BTD + dropout(sublayer(x_BTD), deterministic))
 
-  def _attend(self, name, x_BTD, context, deterministic):
-    """Attention of x to (context, mask); to itself where context is None."""
+  def _attend(self, name, x_BTD, context, attended_BTN, deterministic):
+    """Attention of x to the context; to itself where that is None."""
     attention = MultiHeadAttention(
       self.num_heads, self.dropout, dtype=self.dtype, name=name
     )
-    context_BND, mask_BN = context
 
     def sublayer(h_BTD):
-      return attention(
-        h_BTD,
-        h_BTD if context_BND is None else context_BND,
-        mask_BN,
-        deterministic,
-      )
+      context_BND = h_BTD if context is None else context
+      return attention(h_BTD, context_BND, attended_BTN, deterministic)
 
     return self._residual(name, x_BTD, sublayer, deterministic)
 
@@ -83,39 +79,30 @@ class TAMBlock(nn.Module):
   def __call__(
     self,
     speech_BTD: Float[Array, 'B T D'],
-    speech_mask_BT: Bool[Array, 'B T'],
+    speech_segment_BT: Segments,
     text_BLD: Float[Array, 'B L D'],
-    text_mask_BL: Bool[Array, 'B L'],
+    text_segment_BL: Segments,
     deterministic: bool,
   ) -> tuple[Float[Array, 'B T D'], Float[Array, 'B L D']]:
-    """Both streams after one block; padded positions are zero."""
-    speech_BTD = self._attend(
-      'speech_self', speech_BTD, (None, speech_mask_BT), deterministic
-    )
-    text_BLD = self._attend(
-      'text_self', text_BLD, (None, text_mask_BL), deterministic
-    )
-    speech = (speech_BTD, speech_mask_BT)
-    text = (text_BLD, text_mask_BL)
-    speech_BTD, text_BLD = (
-      self._attend(
-        'speech_cross',
-        speech_BTD,
-        text if self.exchange else speech,
-        deterministic,
-      ),
-      self._attend(
-        'text_cross',
-        text_BLD,
-        speech if self.exchange else text,
-        deterministic,
-      ),
-    )
+    """Both streams after one block; padding is zero, and utterances of one row
+    do not see each other."""
+
+    def attend(name, x, segment, context, context_segment):
+      attended = same_utterance(segment, context_segment)
+      return self._attend(name, x, context, attended, deterministic)
+
+    segment_BT, segment_BL = speech_segment_BT, text_segment_BL
+    speech_BTD = attend('speech_self', speech_BTD, segment_BT, None, segment_BT)
+    text_BLD = attend('text_self', text_BLD, segment_BL, None, segment_BL)
+    speech, text = (speech_BTD, segment_BT), (text_BLD, segment_BL)
+    others = (text, speech) if self.exchange else (speech, text)
+    speech_BTD = attend('speech_cross', *speech, *others[0])
+    text_BLD = attend('text_cross', *text, *others[1])
     speech_BTD = self._feed_forward('speech_ffn', speech_BTD, deterministic)
     text_BLD = self._feed_forward('text_ffn', text_BLD, deterministic)
     return (
-      zero_padding(speech_BTD, speech_mask_BT),
-      zero_padding(text_BLD, text_mask_BL),
+      zero_padding(speech_BTD, speech_segment_BT),
+      zero_padding(text_BLD, text_segment_BL),
     )
 
 
@@ -143,9 +130,9 @@ class TokenAlignment(nn.Module):
   def __call__(
     self,
     speech_BTD: Float[Array, 'B T D'],
-    speech_mask_BT: Bool[Array, 'B T'],
+    speech_segment_BT: Segments,
     text_BLD: Float[Array, 'B L D'],
-    text_mask_BL: Bool[Array, 'B L'],
+    text_segment_BL: Segments,
     deterministic: bool,
   ) -> tuple[Float[Array, 'B T D'], Float[Array, 'B L D']]:
     """Text-aware speech and speech-aware text; padded positions are zero."""
@@ -157,7 +144,11 @@ class TokenAlignment(nn.Module):
       speech_BTD, text_BLD = streams
       return (
         block(
-          speech_BTD, speech_mask_BT, text_BLD, text_mask_BL, deterministic
+          speech_BTD,
+          speech_segment_BT,
+          text_BLD,
+          text_segment_BL,
+          deterministic,
         ),
         None,
       )
@@ -183,6 +174,6 @@ class TokenAlignment(nn.Module):
       speech_BTD = layer_norm(self.dtype, 'speech_norm')(speech_BTD)
       text_BLD = layer_norm(self.dtype, 'text_norm')(text_BLD)
     return (
-      zero_padding(speech_BTD, speech_mask_BT),
-      zero_padding(text_BLD, text_mask_BL),
+      zero_padding(speech_BTD, speech_segment_BT),
+      zero_padding(text_BLD, text_segment_BL),
     )

@@ -235,7 +235,7 @@ class BertLayer(nn.Module):
       config.attention_probs_dropout_prob,
       dtype=config.dtype,
       name='attention',
-    )(x_BLD, x_BLD, mask_BL, deterministic)
+    )(x_BLD, x_BLD, mask_BL[:, None], deterministic)
     x_BLD = norm('attention_norm')(x_BLD + drop(y_BLD))
     y_BLD = FeedForward(
       config.intermediate_size, dtype=config.dtype, name='feed_forward'

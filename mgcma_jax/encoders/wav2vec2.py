@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mgcma_jax import packing
 from mgcma_jax.dense import Dense
 from mgcma_jax.dropout import Dropout
 from mgcma_jax.encoders.feature_extractor import FeatureExtractor, uniform
@@ -26,6 +27,7 @@ from mgcma_jax.layers import (
   layer_norm,
   zero_padding,
 )
+from mgcma_jax.packing import Segments
 
 
 class FlaxWav2Vec2(nn.Module):
@@ -86,7 +88,8 @@ class FlaxWav2Vec2(nn.Module):
       ValueError: S is too short for one frame.
     """
     feature_BTC, mask_BT = self.conv_features(waveform_BS, num_samples_B)
-    return self.contextualise(feature_BTC, mask_BT, deterministic, all_layers)
+    x = self.contextualise(feature_BTC, mask_BT, deterministic, all_layers)
+    return x, mask_BT
 
   def conv_features(
     self, waveform_BS: Float[Array, 'B S'], num_samples_B: Int[Array, 'B']
@@ -107,67 +110,85 @@ class FlaxWav2Vec2(nn.Module):
         "for wav2vec2-base's kernels"
       )
     feature_BTC = self.feature_extractor(waveform_BS, num_samples_B)
-    mask_BT = self.frame_mask(num_samples_B, frames)
-    return zero_padding(feature_BTC, mask_BT), mask_BT
-
-  @nn.nowrap
-  def frame_mask(
-    self, num_samples_B: Int[Array, 'B'], frames: int
-  ) -> Bool[Array, 'B T']:
-    """True for frames of real samples only, of as many as are given."""
     frames_B = num_frames(num_samples_B, self.config)
-    return jnp.arange(frames)[None] < frames_B[:, None]
+    mask_BT = jnp.arange(frames)[None] < frames_B[:, None]
+    return zero_padding(feature_BTC, mask_BT), mask_BT
 
   def contextualise(
     self,
     feature_BTC: Float[Array, 'B T C'],
-    mask_BT: Bool[Array, 'B T'],
+    segment_BT: Segments,
     deterministic: bool = True,
     all_layers: bool = False,
-  ) -> tuple[Float[Array, '*N B T D'], Bool[Array, 'B T']]:
-    """The rest of the encoder, from the output of `conv_features`."""
+    n: int = 1,
+  ) -> Float[Array, '*N B T D']:
+    """The rest of the encoder, from the output of `conv_features`.
+
+    Args:
+      feature_BTC: B rows, of n utterances each.
+      segment_BT: which of them a position belongs to; for n = 1 the mask.
+      deterministic: without dropout, LayerDrop and SpecAugment.
+      all_layers: as in `__call__`.
+      n: utterances of a row, end to end.
+
+    Returns:
+      The hidden states, 0 at padding.
+    """
     config = self.config
     x_BTD = self.feature_projection(feature_BTC, deterministic)
     if config.apply_spec_augment and not deterministic:
-      x_BTD = self._spec_augment(x_BTD, mask_BT)
-    x_BTD = zero_padding(x_BTD, mask_BT)
-    x_BTD = x_BTD + gelu(self.positional_conv(x_BTD))
+      x_BTD = self._spec_augment(x_BTD, segment_BT, n)
+    x_BTD = zero_padding(x_BTD, segment_BT)
+    position_BTD = packing.with_gaps(
+      self.positional_conv,
+      x_BTD,
+      segment_BT,
+      n,
+      config.num_conv_pos_embeddings // 2,
+    )
+    x_BTD = x_BTD + gelu(position_BTD)
     if not config.do_stable_layer_norm:
       x_BTD = self.norm(x_BTD)
     x_BTD = self.dropout(x_BTD, deterministic)
-    last_BTD, x_NBTD = self.layers(x_BTD, mask_BT, deterministic, all_layers)
+    attended_BTT = packing.same_utterance(segment_BT, segment_BT)
+    last_BTD, x_NBTD = self.layers(
+      x_BTD, attended_BTT, deterministic, all_layers
+    )
     if config.do_stable_layer_norm:
       last_BTD = self.norm(last_BTD)
     if not all_layers:
-      return zero_padding(last_BTD, mask_BT), mask_BT
+      return zero_padding(last_BTD, segment_BT)
     x_NBTD = jnp.concatenate([x_BTD[None], x_NBTD])
-    return jax.vmap(zero_padding, (0, None))(x_NBTD, mask_BT), mask_BT
+    return jax.vmap(zero_padding, (0, None))(x_NBTD, segment_BT)
 
-  def _spec_augment(self, x_BTD, mask_BT):
+  def _spec_augment(self, x_BTD, segment_BT, n):
     """masked_spec_embed in spans of frames, 0 in spans of channels."""
     config = self.config
     B, T, D = x_BTD.shape
     if config.mask_time_prob:
-      spans_BT = span_mask(
+      length_Bn = packing.lengths(segment_BT, n)
+      spans_UT = span_mask(
         self.make_rng('specaugment'),
-        mask_BT.sum(1),
+        length_Bn.reshape(-1),
         T,
         config.mask_time_prob,
         config.mask_time_length,
         config.mask_time_min_masks,
       )
+      spans_BT = spans_UT[packing.places(segment_BT, n)]
       embed_D = self.masked_spec_embed.astype(x_BTD.dtype)
       x_BTD = jnp.where(spans_BT[..., None], embed_D[None, None], x_BTD)
     if config.mask_feature_prob:
-      spans_BD = span_mask(
+      spans_UD = span_mask(
         self.make_rng('specaugment'),
-        jnp.full(B, D),
+        jnp.full(B * n, D),
         D,
         config.mask_feature_prob,
         config.mask_feature_length,
         config.mask_feature_min_masks,
       )
-      x_BTD = jnp.where(spans_BD[:, None], 0, x_BTD)
+      utterance_BT, _ = packing.places(segment_BT, n)
+      x_BTD = jnp.where(spans_UD[utterance_BT], 0, x_BTD)
     return x_BTD
 
 
@@ -206,7 +227,7 @@ class EncoderLayer(nn.Module):
   def __call__(
     self,
     x_BTD: Float[Array, 'B T D'],
-    mask_BT: Bool[Array, 'B T'],
+    attended_BTT: Bool[Array, 'B #T T'],
     deterministic: bool,
     all_layers: bool,
   ) -> tuple[Float[Array, 'B T D'], Float[Array, 'B T D'] | None]:
@@ -234,7 +255,7 @@ class EncoderLayer(nn.Module):
       return norm(x_BTD + drop(sublayer(x_BTD)))
 
     y_BTD = residual(
-      'attention', lambda h: attention(h, h, mask_BT, deterministic), x_BTD
+      'attention', lambda h: attention(h, h, attended_BTT, deterministic), x_BTD
     )
     y_BTD = residual(
       'feed_forward', lambda h: feed_forward(h, deterministic), y_BTD

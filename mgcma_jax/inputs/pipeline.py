@@ -110,7 +110,7 @@ class Examples:
       text_id_B=np.zeros(B, np.int32),
       valid_B=np.array([row is not None for row in planned.rows]),
     )
-    for i, row in enumerate(self._filled(planned)):
+    for i, row in enumerate(planned.filled):
       ids = self.token_ids[row]
       batch.num_samples_B[i] = self.entries[row].num_samples
       batch.token_ids_BL[i, : len(ids)] = ids
@@ -123,17 +123,13 @@ class Examples:
 
   def with_stored(self, batch: Batch, planned: PlannedBatch) -> Batch:
     """The batch with its speech from the store."""
-    names = [self.entries[row].utterance.name for row in self._filled(planned)]
+    names = [self.entries[row].utterance.name for row in planned.filled]
     speech = self.store.padded(names, planned.num_samples)
     return batch.replace(**{self.store.field: speech})
 
-  def _filled(self, planned: PlannedBatch) -> list[int]:
-    first = planned.rows[0]
-    return [first if row is None else row for row in planned.rows]
-
   def _waveforms(self, planned: PlannedBatch) -> Int16[np.ndarray, 'B S']:
     waveform_BS = np.zeros(planned.shape[:2], np.int16)
-    for row_S, row in zip(waveform_BS, self._filled(planned)):
+    for row_S, row in zip(waveform_BS, planned.filled):
       pcm_S = self.corpus.waveform(self.entries[row])
       row_S[: len(pcm_S)] = pcm_S
     return waveform_BS

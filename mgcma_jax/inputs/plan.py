@@ -4,6 +4,7 @@ An epoch's plan follows from (seed, epoch) alone, so that a position in
 training is one number, the step.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,12 +34,14 @@ class Buckets:
   """The lengths that arrays may have, so that few shapes are compiled (A21).
 
   Attributes:
-    audio_seconds: ascending.
+    audio_seconds: ascending, of rows of speech.
     text_tokens: ascending, with [CLS] and [SEP].
+    per_row: utterances that lie end to end in a row of speech.
   """
 
   audio_seconds: tuple[float | int, ...]
   text_tokens: tuple[int, ...]
+  per_row: int = 1
 
   def __post_init__(self):
     for name in ('audio_seconds', 'text_tokens'):
@@ -52,15 +55,22 @@ class Buckets:
     return tuple(round(s * SAMPLE_RATE) for s in self.audio_seconds)
 
   def check(self, lengths: Lengths) -> None:
-    """Raises ValueError where an utterance is longer than the last bucket."""
+    """Raises ValueError where a row could be longer than the last bucket."""
     seconds = lengths.samples_N.max() / SAMPLE_RATE
-    if seconds > self.audio_seconds[-1]:
+    if self.per_row * seconds <= self.audio_seconds[-1]:
+      return
+    if self.per_row == 1:
       raise ValueError(
         f'an utterance of {seconds:.1f} s is longer than the last audio '
         f'bucket of {self.audio_seconds[-1]} s: prepare the corpus with '
         f'--max-seconds={self.audio_seconds[-1]} or add a bucket to '
         'config.audio_buckets'
       )
+    raise ValueError(
+      f'{self.per_row} utterances of up to {seconds:.1f} s may be longer than '
+      f'the last row of {self.audio_seconds[-1]} s: add '
+      f'{np.ceil(self.per_row * seconds):.0f} to config.row_buckets'
+    )
 
   def fit(self, samples: int, tokens: int) -> tuple[int, int]:
     """The shortest (samples, tokens) of the buckets that hold both."""
@@ -70,32 +80,55 @@ class Buckets:
 
 @dataclass(frozen=True)
 class PlannedBatch:
-  """Rows of a batch and its shape.
+  """Utterances of a batch and its shape.
 
   Attributes:
     rows: indices of utterances; None fills up a last batch.
-    num_samples: S.
+    num_samples: S, which the speech of each row of `per_row` utterances fits.
     num_tokens: L.
+    per_row: utterances end to end in a row of speech.
   """
 
   rows: tuple[int | None, ...]
   num_samples: int
   num_tokens: int
+  per_row: int = 1
 
   @property
   def shape(self) -> Shape:
     """(B, S, L)."""
     return len(self.rows), self.num_samples, self.num_tokens
 
+  @property
+  def filled(self) -> list[int]:
+    """The indices, where None repeats the first one."""
+    return [self.rows[0] if row is None else row for row in self.rows]
+
+
+def balanced(
+  rows_MG: Int[np.ndarray, 'M G'], lengths: Lengths, per_row: int
+) -> Int[np.ndarray, 'M G']:
+  """Each group in an order in which the sums of `per_row` successive lengths
+  are about equal: dealt out to and fro, from the longest to the shortest."""
+  if per_row == 1:
+    return rows_MG
+  order_MG = np.argsort(-lengths.samples_N[rows_MG], axis=1, kind='stable')
+  sorted_MnR = np.take_along_axis(rows_MG, order_MG, 1).reshape(
+    len(rows_MG), per_row, -1
+  )
+  sorted_MnR[:, 1::2] = sorted_MnR[:, 1::2, ::-1]
+  return sorted_MnR.swapaxes(1, 2).reshape(rows_MG.shape)
+
 
 def _planned(
   rows: Sequence[int | None], lengths: Lengths, buckets: Buckets
 ) -> PlannedBatch:
-  real = [row for row in rows if row is not None]
+  batch = PlannedBatch(tuple(rows), 0, 0, buckets.per_row)
+  samples_Rn = lengths.samples_N[batch.filled].reshape(-1, buckets.per_row)
   samples, tokens = buckets.fit(
-    int(lengths.samples_N[real].max()), int(lengths.tokens_N[real].max())
+    int(samples_Rn.sum(1).max()), int(lengths.tokens_N[batch.filled].max())
   )
-  return PlannedBatch(tuple(rows), samples, tokens)
+  return dataclasses.replace(batch, num_samples=samples, num_tokens=tokens)
 
 
 def _permutation(n: int, *seed: int) -> Int[np.ndarray, 'n']:
@@ -138,6 +171,7 @@ def training_plan(
   if order == 'bucketed':
     longest_M = lengths.samples_N[groups_MG].max(1)
     groups_MG = groups_MG[np.argsort(longest_M, kind='stable')]
+  groups_MG = balanced(groups_MG, lengths, buckets.per_row)
   batches = groups_MG.reshape(-1, batch_size)
   if order == 'bucketed':
     batches = batches[_permutation(len(batches), seed, epoch, 1)]
@@ -159,5 +193,7 @@ def evaluation_plan(
 def padding_waste(plan: Sequence[PlannedBatch], lengths: Lengths) -> float:
   """Share in [0, 1) of a plan's samples that are padding."""
   rows = [row for batch in plan for row in batch.rows if row is not None]
-  held = sum(len(batch.rows) * batch.num_samples for batch in plan)
+  held = sum(
+    len(batch.rows) // batch.per_row * batch.num_samples for batch in plan
+  )
   return 1 - float(lengths.samples_N[rows].sum()) / held

@@ -13,34 +13,41 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Int, Shaped
 
+from mgcma_jax.packing import segments
+
 MOST_ROWS = 2**31 - 1  # of what lies on a device, where places are int32
-Place = Int[np.ndarray, 'B']
+Place = Int[np.ndarray, 'R n']
 
 
 def copied(
   flat: Shaped[np.ndarray, 'rows ...'],
-  start_B: Place,
-  length_B: Place,
+  start_Rn: Place,
+  length_Rn: Place,
   size: int,
-) -> Shaped[np.ndarray, 'B size ...']:
-  """Rows from each start on, 0 beyond each length."""
-  x = np.zeros((len(start_B), size, *flat.shape[1:]), flat.dtype)
-  for row, start, length in zip(x, start_B, length_B):
-    row[:length] = flat[start : start + length]
+) -> Shaped[np.ndarray, 'R size ...']:
+  """What follows each start, end to end in a row, and 0 beyond that."""
+  x = np.zeros((len(start_Rn), size, *flat.shape[1:]), flat.dtype)
+  for row, start_n, length_n in zip(x, start_Rn, length_Rn):
+    for start, length, end in zip(start_n, length_n, length_n.cumsum()):
+      row[end - length : end] = flat[start : start + length]
   return x
 
 
 def gathered(
   flat: Shaped[Array, 'rows ...'],
-  start_B: Int[Array, 'B'],
-  length_B: Int[Array, 'B'],
+  start_Rn: Int[Array, 'R n'],
+  length_Rn: Int[Array, 'R n'],
   size: int,
-) -> Shaped[Array, 'B size ...']:
+) -> Shaped[Array, 'R size ...']:
   """As `copied`, on a device."""
-  offset_1X = jnp.arange(size)[None]
-  x = jnp.take(flat, start_B[:, None] + offset_1X, axis=0, mode='clip')
-  real_BX = offset_1X < length_B[:, None]
-  return jnp.where(jnp.expand_dims(real_BX, tuple(range(2, x.ndim))), x, 0)
+  segment_RX = segments(length_Rn, size)
+  # From a position of the row to one of `flat`, for each utterance.
+  shift_Rn = start_Rn - (length_Rn.cumsum(1) - length_Rn)
+  which_RX = jnp.maximum(segment_RX, 1) - 1
+  index_RX = jnp.arange(size)[None] + jnp.take_along_axis(shift_Rn, which_RX, 1)
+  x = jnp.take(flat, index_RX, axis=0, mode='clip')
+  real_RX = segment_RX > 0
+  return jnp.where(jnp.expand_dims(real_RX, tuple(range(2, x.ndim))), x, 0)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ class Store:
     field: of Batch: 'waveform_BS' or 'feature_BTC'.
     flat: samples or frames of all; in memory, memory-mapped or on a device.
     places: where each utterance begins, and its length, by its name.
-    size: length of the arrays for a bucket of so many samples.
+    size: length of the rows for a bucket of so many samples.
+    per_row: utterances end to end in a row of a batch.
     cut: takes `flat`, starts, lengths and the size, and gives padded rows.
   """
 
@@ -59,6 +67,7 @@ class Store:
   flat: Shaped[np.ndarray, 'rows ...'] | Shaped[Array, 'rows ...']
   places: dict[str, tuple[int, int]]
   size: Callable[[int], int]
+  per_row: int = 1
   cut: Callable = copied
 
   @classmethod
@@ -69,11 +78,13 @@ class Store:
     names: Sequence[str],
     length_N: Int[np.ndarray, 'N'],
     size: Callable[[int], int],
+    per_row: int = 1,
   ) -> 'Store':
     """Of N utterances whose arrays stand in `flat` in this order."""
     starts = (np.cumsum(length_N) - length_N).tolist()
     places = zip(starts, length_N.tolist())
-    return cls(field, flat, dict(zip(names, places, strict=True)), size)
+    places = dict(zip(names, places, strict=True))
+    return cls(field, flat, places, size, per_row)
 
   @property
   def on_device(self) -> bool:
@@ -106,20 +117,22 @@ class Store:
 
   def padded(
     self, names: Sequence[str], num_samples: int
-  ) -> Shaped[np.ndarray, 'B size ...'] | Shaped[Array, 'B size ...']:
-    """The utterances' arrays, padded with 0 to a bucket of so many samples."""
+  ) -> Shaped[np.ndarray, 'R size ...'] | Shaped[Array, 'R size ...']:
+    """The utterances' arrays in rows, padded with 0 to a bucket of so many
+    samples."""
     place_B2 = np.array([self.places[name] for name in names])
-    start_B, length_B = place_B2.T
     if self.on_device:
-      start_B, length_B = start_B.astype(np.int32), length_B.astype(np.int32)
-    return self.cut(self.flat, start_B, length_B, self.size(num_samples))
+      place_B2 = place_B2.astype(np.int32)
+    start_Rn, length_Rn = (x.reshape(-1, self.per_row) for x in place_B2.T)
+    return self.cut(self.flat, start_Rn, length_Rn, self.size(num_samples))
 
-  def compile(self, num_rows: int, num_samples: int) -> None:
+  def compile(self, batch_size: int, num_samples: int) -> None:
     """Makes a batch of this shape, so that no later one waits for it."""
     name = next(iter(self.places))
-    jax.block_until_ready(self.padded([name] * num_rows, num_samples))
+    jax.block_until_ready(self.padded([name] * batch_size, num_samples))
 
-  def shape(self, num_rows: int, num_samples: int) -> jax.ShapeDtypeStruct:
+  def shape(self, batch_size: int, num_samples: int) -> jax.ShapeDtypeStruct:
     """Shape and dtype of such a batch."""
+    num_rows = batch_size // self.per_row
     shape = (num_rows, self.size(num_samples), *self.flat.shape[1:])
     return jax.ShapeDtypeStruct(shape, self.flat.dtype)

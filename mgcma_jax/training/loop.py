@@ -32,7 +32,7 @@ from mgcma_jax.training.optim import (
   make_optimizer,
 )
 from mgcma_jax.training.setup import Setup
-from mgcma_jax.training.speech import Speech
+from mgcma_jax.training.speech import Speech, row_buckets
 from mgcma_jax.training.state import initial_params, initial_state
 from mgcma_jax.training.steps import TrainState
 
@@ -61,7 +61,7 @@ class Loop:
     self.train = setup.train
     self.watched = watched(setup)
     self.test = setup.test
-    self.buckets = setup.buckets
+    self.buckets = row_buckets(setup)
     self.group_size = size or run.batch_size
     self.steps_per_epoch = len(self.train) // run.batch_size
     self.num_steps = run.num_epochs * self.steps_per_epoch
@@ -69,7 +69,7 @@ class Loop:
     self.interruption = interruption
 
     self.model = MGCMA(setup.card.model)
-    self.mesh = sharding.make_mesh(run.batch_size, run.eval_batch_size)
+    self.mesh = sharding.make_mesh(*self.num_rows)
     self.optimizer = make_optimizer(setup.optim, self.num_steps)
     self.state, self.progress = self._start(setup)
     self.speech = Speech(setup, self.state.params)
@@ -103,6 +103,12 @@ class Loop:
       lambda: fresh(initial_params(self.model, self.run.seed, {}))
     )
     return self.checkpoints.restore_last(shapes, everywhere)
+
+  @property
+  def num_rows(self) -> tuple[int, int]:
+    """Rows of speech of a batch in training and in evaluation."""
+    sizes = self.run.batch_size, self.run.eval_batch_size
+    return tuple(size // self.buckets.per_row for size in sizes)
 
   def plan(self, epoch: int) -> list[PlannedBatch]:
     """The batches of an epoch, counted from 0."""

@@ -76,6 +76,8 @@ class SpeechConfig:
   conv_features: str
   feature_folder: str | None
   device_data_gb: float
+  per_row: int
+  row_buckets: tuple[float | int, ...]
 
   def __post_init__(self):
     if self.conv_features not in CONV_FEATURES:
@@ -83,6 +85,8 @@ class SpeechConfig:
         f'config.conv_features={self.conv_features!r}: choose one of '
         f'{CONV_FEATURES}'
       )
+    if self.per_row < 1:
+      raise ValueError(f'config.per_row={self.per_row} must be at least 1')
     if not self.device_data_gb >= 0:
       raise ValueError(
         f'config.device_data_gb={self.device_data_gb} must be at least 0'

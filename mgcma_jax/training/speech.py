@@ -1,5 +1,6 @@
 """What a run's model is given of the speech, and where that lies."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from mgcma_jax.encoders.wav2vec2_config import num_frames
 from mgcma_jax.inputs.corpus import Corpus
+from mgcma_jax.inputs.plan import Buckets
 from mgcma_jax.inputs.store import MOST_ROWS, Store
 from mgcma_jax.training.conv_features import KeptFeatures
 from mgcma_jax.training.files import user_cache
@@ -30,6 +32,37 @@ def why_computed(setup: Setup) -> str | None:
   return None
 
 
+def row_buckets(setup: Setup) -> Buckets:
+  """Lengths of rows of speech: kept features lie end to end.
+
+  Raises:
+    ValueError: a group or a batch does not fill whole rows, or a row may be
+      longer than the last bucket.
+  """
+  run, speech = setup.run, setup.speech
+  packed = setup.card.model.modalities != 'text' and not why_computed(setup)
+  if not packed or speech.per_row == 1:
+    return setup.buckets
+  sizes = {
+    'model.contrastive_group_size': setup.card.model.contrastive_group_size,
+    'batch_size': run.batch_size,
+    'eval_batch_size': run.eval_batch_size,
+  }
+  for key, size in sizes.items():
+    if size is not None and size % speech.per_row:
+      raise ValueError(
+        f'config.per_row={speech.per_row} must divide config.{key}={size}; '
+        'or choose 1'
+      )
+  buckets = dataclasses.replace(
+    setup.buckets, audio_seconds=speech.row_buckets, per_row=speech.per_row
+  )
+  for examples in (setup.train, setup.validation, setup.test):
+    if examples:
+      buckets.check(examples.lengths)
+  return buckets
+
+
 class Speech:
   """Waveforms or kept features, on a device or not.
 
@@ -45,6 +78,7 @@ class Speech:
       setup: of the run.
       params: of the model, whose frozen ones the features depend on.
     """
+    self._per_row = setup.speech.per_row
     self._used = setup.card.model.modalities != 'text'
     self._corpus = setup.train.corpus
     self._why_computed = why_computed(setup)
@@ -118,6 +152,7 @@ class Speech:
       [entry.utterance.name for entry in kept.entries],
       kept.frames_N,
       lambda samples: num_frames(samples, kept.config),
+      self._per_row,
     )
 
 

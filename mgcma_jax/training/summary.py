@@ -51,7 +51,7 @@ def summary(setup: Setup, loop: Loop) -> str:
   left_out = len(train) % run.batch_size
   waste = padding_waste(loop.plan(0), train.lengths)
   test_plan = evaluation_plan(
-    setup.test.lengths, setup.buckets, run.eval_batch_size
+    setup.test.lengths, loop.buckets, run.eval_batch_size
   )
   cut = sum(split.num_cut for split in splits.values())
   devices = loop.mesh.size
@@ -76,8 +76,9 @@ def summary(setup: Setup, loop: Loop) -> str:
     + (
       ''
       if devices == jax.device_count()
-      else f' (more cannot share batches of {run.batch_size} and '
-      f'{run.eval_batch_size})'
+      else ' (more cannot share batches of {} and {} rows of speech)'.format(
+        *loop.num_rows
+      )
     ),
   ]
   lines += ['', 'batches to come, of each shape that is compiled:']

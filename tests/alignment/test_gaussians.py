@@ -13,6 +13,7 @@ from mgcma_jax.alignment.distribution_based import (
   standard_deviation,
 )
 from mgcma_jax.layers import MultiHeadAttention
+from mgcma_jax.packing import same_utterance
 
 MASK_BT = jnp.array([[True, True, True, False], [True, True, False, False]])
 
@@ -177,7 +178,11 @@ def by_hand(params, x_BTD, **attention):
   attention = MultiHeadAttention(4, qkv_bias=False, **attention)
   o_BTD = np.asarray(
     attention.apply(
-      {'params': params['attention']}, h_BTD, h_BTD, MASK_BT, True
+      {'params': params['attention']},
+      h_BTD,
+      h_BTD,
+      same_utterance(MASK_BT, MASK_BT),
+      True,
     )
   )
   return (

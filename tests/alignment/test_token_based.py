@@ -111,7 +111,7 @@ def attend(params, x_BTD, context_BND, mask_BN):
       {'params': params},
       jnp.asarray(x_BTD),
       jnp.asarray(context_BND),
-      mask_BN,
+      mask_BN[:, None],
       True,
     )
   )

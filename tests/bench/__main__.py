@@ -14,8 +14,9 @@ turns, and a row's ratio is taken round by round.
     forward  evaluation, batch 4 and 16 (on a GPU 4 and 64)
     kept     train with the frozen convolutions' output given to both sides
     mixed    --steps training steps on lengths like IEMOCAP's, with padding
-             and compilation in the time: ours in its buckets, torch to the
-             longest of the batch
+             and compilation in the time; the frozen convolutions' output is
+             given to both: ours in rows of two utterances, torch's padded to
+             the longest of the batch
     memory   peak memory of each side alone after some steps of each row
     startup  seconds from command to first step, with cold and warm caches:
              python -m mgcma_jax.train, beside a torch process that builds the

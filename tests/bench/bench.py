@@ -35,7 +35,7 @@ MEMORY_STEPS = 3
 def works(what: str, settings: Settings) -> list[Work]:
   """The rows of 'train', 'forward', 'kept' or 'mixed'."""
   if what == 'mixed':
-    mixed = Work('train', '', 'conv', 4, None, None, settings.steps)
+    mixed = Work('train', '', 'conv', 4, None, None, settings.steps, kept=True)
     return [replace(mixed, dtype=dtype) for dtype in settings.dtypes]
   if what == 'kept':
     rows = works('train', settings)

@@ -9,12 +9,13 @@ of them: their median is 8.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config, num_frames
 from mgcma_jax.inputs.audio import SAMPLE_RATE
-from mgcma_jax.inputs.plan import Buckets, Lengths, training_plan
+from mgcma_jax.inputs.plan import Buckets, Lengths, PlannedBatch, training_plan
 from tests.bench.work import Sizes, Work
 
 MEDIAN, P95 = 3.58, 11.06  # s
@@ -40,24 +41,34 @@ def batches(
 ) -> list[Sizes]:
   """The batches of an epoch, in the order that training has by default; one,
   to be repeated, where all lengths are equal."""
-  if not work.mixed:
+  if work.mixed:
+    drawn = draw(work.steps * work.batch, seed=0)
+    plan = training_plan(drawn, buckets, work.batch, work.batch, 'random', 0, 0)
+  else:
     samples = round(work.seconds * SAMPLE_RATE)
-    frames = num_frames(samples, wav2vec2)
-    return [
-      Sizes(
-        (samples,) * work.batch,
-        (work.tokens,) * work.batch,
-        (samples, work.tokens),
-        (work.batch, frames, wav2vec2.conv_dim[-1]) if work.kept else None,
-      )
-    ]
-  drawn = draw(work.steps * work.batch, seed=0)
-  plan = training_plan(drawn, buckets, work.batch, work.batch, 'random', 0, 0)
-  return [
-    Sizes(
-      tuple(drawn.samples_N[list(planned.rows)].tolist()),
-      tuple(drawn.tokens_N[list(planned.rows)].tolist()),
-      (planned.num_samples, planned.num_tokens),
+    drawn = Lengths(
+      np.full(work.batch, samples), np.full(work.batch, work.tokens)
     )
-    for planned in plan
-  ]
+    plan = [PlannedBatch(tuple(range(work.batch)), samples, work.tokens)]
+  return [_sizes(planned, drawn, work.kept, wav2vec2) for planned in plan]
+
+
+def _sizes(
+  planned: PlannedBatch, drawn: Lengths, kept: bool, wav2vec2: Wav2Vec2Config
+) -> Sizes:
+  rows = list(planned.rows)
+  samples_B = drawn.samples_N[rows]
+  sizes = Sizes(
+    tuple(samples_B.tolist()),
+    tuple(drawn.tokens_N[rows].tolist()),
+    (planned.num_samples, planned.num_tokens),
+  )
+  if not kept:
+    return sizes
+  return replace(
+    sizes,
+    frames=tuple(num_frames(samples_B, wav2vec2).tolist()),
+    row_frames=num_frames(planned.num_samples, wav2vec2),
+    channels=wav2vec2.conv_dim[-1],
+    per_row=planned.per_row,
+  )

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from mgcma_jax.training.setup import make_setup
+from mgcma_jax.training.speech import row_buckets
 from tests.bench import lengths
 from tests.bench.work import Work
 
@@ -55,6 +56,7 @@ def config(model: str, corpus: Path, work: Work) -> ConfigDict:
       # Groups of the published 4 where the batch has them.
       'model.contrastive_group_size': min(4, work.batch),
     }
+    | ({} if work.mixed else {'per_row': 1})
   )
   return cfg
 
@@ -82,7 +84,7 @@ def task(
     'batches': [
       dataclasses.asdict(sizes)
       for sizes in lengths.batches(
-        work, setup.buckets, setup.card.model.wav2vec2
+        work, row_buckets(setup), setup.card.model.wav2vec2
       )
     ],
   }

@@ -1,15 +1,17 @@
 """Our step, as training and evaluation run it."""
 
-import functools
-
 import jax
+import numpy as np
 
+from mgcma_jax.encoders.wav2vec2_config import num_frames
+from mgcma_jax.inputs.store import Store
 from mgcma_jax.json_file import as_dataclass
 from mgcma_jax.model import MGCMA, MGCMAConfig
 from mgcma_jax.structs import Batch
+from mgcma_jax.training import compiled
 from mgcma_jax.training.optim import OptimConfig, make_optimizer
+from mgcma_jax.training.sharding import make_mesh
 from mgcma_jax.training.state import initial_params, initial_state
-from mgcma_jax.training.steps import evaluation_step, train_step
 from tests.bench.work import Sizes, Utterances, Work
 
 NUM_STEPS = 1000  # that a schedule would count with; the default is constant
@@ -21,32 +23,45 @@ class Ours:
   def __init__(self, work: Work, model: dict, optim: dict):
     """model, optim: the fields of MGCMAConfig and of OptimConfig."""
     model = MGCMA(as_dataclass(MGCMAConfig, model, 'the model'))
-    params = initial_params(model, 0, {})
-    if work.what == 'forward':
-      step = jax.jit(functools.partial(evaluation_step, model))
-      self._step = lambda params, batch: (params, step(params, batch))
-      self._held = params
-      return
-    optim = OptimConfig(**optim)
-    optimizer = make_optimizer(optim, NUM_STEPS)
-    self._held = initial_state(
-      model, params, optimizer, optim.freeze, work.batch, seed=0
-    )
-    self._step = jax.jit(
-      functools.partial(train_step, model, optimizer), donate_argnums=0
-    )
+    self._wav2vec2 = model.config.wav2vec2
+    self._held, mesh = initial_params(model, 0, {}), make_mesh(1)
+    self._trains = work.what == 'train'
+    if self._trains:
+      optim = OptimConfig(**optim)
+      optimizer = make_optimizer(optim, NUM_STEPS)
+      self._held = initial_state(
+        model, self._held, optimizer, optim.freeze, work.batch, seed=0
+      )
+      self._step = compiled.training(model, optimizer, mesh)
+    else:
+      self._step = compiled.evaluation(model, mesh)
 
   @property
   def device(self) -> str:
     return jax.devices()[0].device_kind
 
-  def put(self, utterances: Utterances, sizes: Sizes) -> Batch:
-    """Padded to its bucket, on the device."""
-    batch = utterances.padded(*sizes.bucket)
-    return jax.device_put(Batch(**{'waveform_BS': None} | batch))
+  def prepare(self, batches: list[Sizes]) -> None:
+    """Compiles for all batches to come, as a run does before its first step."""
+    shapes, first = {_shape(sizes) for sizes in batches}, batches[0]
+    store = None
+    if first.frames:
+      nothing = np.zeros((0, first.channels), np.float32)
+      store = Store('feature_BTC', nothing, {}, self._frames, first.per_row)
+    compiled.compile_steps([(self._step, self._held, shapes)], store=store)
 
-  def step(self, batch: Batch) -> None:
-    self._held, self._made = self._step(self._held, batch)
+  def _frames(self, samples: int) -> int:
+    return num_frames(samples, self._wav2vec2)
+
+  def put(self, utterances: Utterances, sizes: Sizes) -> tuple:
+    """Laid out as the pipeline does, on the device."""
+    batch = Batch(**{'waveform_BS': None} | utterances.padded(**sizes.ours))
+    return jax.device_put(batch), _shape(sizes)
+
+  def step(self, batch: tuple) -> None:
+    made = self._step(self._held, *batch)
+    if self._trains:
+      self._held, made = made
+    self._made = made
 
   def wait(self) -> None:
     """Until all steps are finished."""
@@ -56,3 +71,7 @@ class Ours:
     """None on a CPU."""
     stats = jax.devices()[0].memory_stats()
     return stats and stats['peak_bytes_in_use']
+
+
+def _shape(sizes: Sizes) -> tuple[int, int, int]:
+  return len(sizes.samples), *sizes.bucket

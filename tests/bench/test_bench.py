@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,8 +179,9 @@ def test_batches_of_mixed_lengths():
   for sizes in batches:
     assert len(sizes.samples) == len(sizes.tokens) == 4
     assert sizes.bucket[0] in buckets and sizes.bucket[1] in (32, 128)
-    assert sizes.longest == (max(sizes.samples), max(sizes.tokens))
-    assert sizes.longest[0] <= sizes.bucket[0]
+    assert sizes.theirs['num_samples'] == max(sizes.samples)
+    assert sizes.theirs['num_tokens'] == max(sizes.tokens)
+    assert sizes.theirs['num_samples'] <= sizes.ours['num_samples']
   assert len({sizes.bucket for sizes in batches}) > 1
   every = sorted(n for sizes in batches for n in sizes.samples)
   np.testing.assert_array_equal(
@@ -187,10 +189,29 @@ def test_batches_of_mixed_lengths():
   )
 
 
+def test_kept_features_of_mixed_lengths():
+  """Both sides get the same frames: ours two to a row, torch's padded."""
+  work = Work('train', 'float32', 'conv', 4, None, None, steps=3, kept=True)
+  pairs = replace(BUCKETS, audio_seconds=(10, 24, 70), per_row=2)
+  for sizes in lengths.batches(work, pairs, Wav2Vec2Config()):
+    drawn = Utterances.draw(sizes, 30, 0)
+    ours = drawn.padded(**sizes.ours)['feature_BTC']
+    theirs = drawn.padded(**sizes.theirs)['feature_BTC']
+    assert len(ours) == 2 and len(theirs) == 4
+    assert theirs.shape[1] == max(sizes.frames) <= ours.shape[1]
+    for i, frames in enumerate(sizes.frames):
+      start = sizes.frames[i - 1] if i % 2 else 0
+      np.testing.assert_array_equal(
+        ours[i // 2, start : start + frames], theirs[i, :frames]
+      )
+      assert not theirs[i, frames:].any()
+    assert ours.astype(bool).sum() == theirs.astype(bool).sum()
+
+
 def test_utterances_are_fresh_and_padded():
   sizes = Sizes((500, 800), (3, 5), (1600, 8))
   one, same, other = (Utterances.draw(sizes, 30, seed) for seed in (0, 0, 1))
-  batch = one.padded(1600, 8)
+  batch = one.padded(**sizes.ours)
   assert batch['waveform_BS'].shape == (2, 1600)
   assert batch['num_samples_B'].tolist() == [500, 800]
   assert batch['text_mask_BL'].sum(1).tolist() == [3, 5]
@@ -204,7 +225,7 @@ def test_utterances_are_fresh_and_padded():
 def test_kept_features_stand_in_place_of_the_waveform():
   work = Work('train', 'float32', 'conv', 4, kept=True)
   (sizes,) = lengths.batches(work, BUCKETS, Wav2Vec2Config())
-  batch = Utterances.draw(sizes, 30, 0).padded(*sizes.bucket)
+  batch = Utterances.draw(sizes, 30, 0).padded(**sizes.ours)
   assert 'waveform_BS' not in batch
   # 5 s: 80,000 samples through kernels 10 3 3 3 3 2 2, strides 5 2 2 2 2 2 2
   assert batch['feature_BTC'].shape == (4, 249, 512)

@@ -40,9 +40,12 @@ class Theirs:
       return 'cpu'
     return torch.cuda.get_device_name()
 
+  def prepare(self, batches: list[Sizes]) -> None:
+    """torch compiles for a shape when it meets it."""
+
   def put(self, utterances: Utterances, sizes: Sizes) -> dict:
     """Padded to its longest, on the device."""
-    batch = utterances.padded(*sizes.longest)
+    batch = utterances.padded(**sizes.theirs)
     return {
       name.rpartition('_')[0]: torch.from_numpy(x).to(self._device)
       for name, x in batch.items()

@@ -6,7 +6,7 @@ Without JAX, so that torch has its process to itself.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Int16
+from jaxtyping import Float, Int, Int16, Shaped
 
 FIRST_WORD = 5  # [PAD], [UNK], [CLS], [SEP] and [MASK] come before
 
@@ -60,20 +60,42 @@ class Sizes:
   Attributes:
     samples: of each utterance, at 16 kHz.
     tokens: of each utterance, with [CLS] and [SEP].
-    bucket: (S, L) that our pipeline pads it to.
-    feature: (B, T, C) of the convolutions' output where it is given, for
-      samples that are all equally many.
+    bucket: (S, L) that our pipeline pads it to; with kept features S is that
+      of a row.
+    frames: of each utterance, where the convolutions' output is given.
+    row_frames: T of our rows of it.
+    channels: C of it.
+    per_row: utterances end to end in a row of ours.
   """
 
   samples: tuple[int, ...]
   tokens: tuple[int, ...]
   bucket: tuple[int, int]
-  feature: tuple[int, int, int] | None = None
+  frames: tuple[int, ...] | None = None
+  row_frames: int = 0
+  channels: int = 0
+  per_row: int = 1
 
   @property
-  def longest(self) -> tuple[int, int]:
-    """(S, L) that torch's users pad it to."""
-    return max(self.samples), max(self.tokens)
+  def ours(self) -> dict[str, int]:
+    """What `Utterances.padded` takes: as our pipeline lays a batch out."""
+    samples, tokens = self.bucket
+    return {
+      'num_samples': samples,
+      'num_tokens': tokens,
+      'num_frames': self.row_frames,
+      'per_row': self.per_row,
+    }
+
+  @property
+  def theirs(self) -> dict[str, int]:
+    """The same, as torch's users pad: to the longest."""
+    return {
+      'num_samples': max(self.samples),
+      'num_tokens': max(self.tokens),
+      'num_frames': max(self.frames or (0,)),
+      'per_row': 1,
+    }
 
 
 @dataclass(frozen=True)
@@ -83,12 +105,12 @@ class Utterances:
   Attributes:
     sounds: of each utterance, int16 at 16 kHz.
     texts: its tokens.
-    feature_BTC: what the convolutions give, or None: they are to run.
+    features: what the convolutions give for each, or None: they are to run.
   """
 
   sounds: list[Int16[np.ndarray, 'S']]
   texts: list[Int[np.ndarray, 'L']]
-  feature_BTC: Float[np.ndarray, 'B T C'] | None
+  features: list[Float[np.ndarray, 'T C']] | None
 
   @classmethod
   def draw(cls, sizes: Sizes, vocab_size: int, seed: int) -> 'Utterances':
@@ -97,14 +119,19 @@ class Utterances:
     return cls(
       [rng.integers(-9000, 9000, n).astype(np.int16) for n in sizes.samples],
       [rng.integers(FIRST_WORD, vocab_size, n) for n in sizes.tokens],
-      sizes.feature and rng.standard_normal(sizes.feature, np.float32),
+      sizes.frames
+      and [
+        rng.standard_normal((n, sizes.channels), np.float32)
+        for n in sizes.frames
+      ],
     )
 
-  def padded(self, num_samples: int, num_tokens: int) -> dict[str, np.ndarray]:
+  def padded(
+    self, num_samples: int, num_tokens: int, num_frames: int, per_row: int
+  ) -> dict[str, np.ndarray]:
     """The fields of structs.Batch by their names."""
     B = len(self.sounds)
     batch = {
-      'waveform_BS': np.zeros((B, num_samples), np.int16),
       'num_samples_B': np.array([len(x) for x in self.sounds], np.int32),
       'token_ids_BL': np.zeros((B, num_tokens), np.int32),
       'text_mask_BL': np.zeros((B, num_tokens), bool),
@@ -112,11 +139,23 @@ class Utterances:
       'text_id_B': np.arange(B, dtype=np.int32),
       'valid_B': np.ones(B, bool),
     }
-    for i, (pcm_S, ids_L) in enumerate(zip(self.sounds, self.texts)):
-      batch['waveform_BS'][i, : len(pcm_S)] = pcm_S
+    for i, ids_L in enumerate(self.texts):
       batch['token_ids_BL'][i, : len(ids_L)] = ids_L
       batch['text_mask_BL'][i, : len(ids_L)] = True
-    if self.feature_BTC is not None:
-      del batch['waveform_BS']
-      batch['feature_BTC'] = self.feature_BTC
+    if self.features is None:
+      batch['waveform_BS'] = _rows(self.sounds, num_samples, 1)
+    else:
+      batch['feature_BTC'] = _rows(self.features, num_frames, per_row)
     return batch
+
+
+def _rows(
+  arrays: list[Shaped[np.ndarray, '_ ...']], size: int, per_row: int
+) -> Shaped[np.ndarray, 'R size ...']:
+  """So many of the arrays end to end in each row, and zeros behind them."""
+  first = arrays[0]
+  rows = np.zeros((len(arrays) // per_row, size, *first.shape[1:]), first.dtype)
+  for i, row in enumerate(rows):
+    joined = np.concatenate(arrays[i * per_row : (i + 1) * per_row])
+    row[: len(joined)] = joined
+  return rows

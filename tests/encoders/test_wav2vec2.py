@@ -71,7 +71,9 @@ def test_golden_one_layer(golden):
   first = jax.tree.map(lambda p: p[0], params['layers'])
   mask_BT = jnp.ones(rungs['input'].shape[:2], bool)
   layer = jax.jit(EncoderLayer(model.config).apply, static_argnums=(3, 4))
-  x_BTD, _ = layer({'params': first}, rungs['input'], mask_BT, True, False)
+  x_BTD, _ = layer(
+    {'params': first}, rungs['input'], mask_BT[:, None], True, False
+  )
   close(x_BTD, rungs['one_layer'])
 
 

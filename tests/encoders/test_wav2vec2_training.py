@@ -53,7 +53,7 @@ def training(layout, **changes):
   def states(seeds, params, deterministic=False):
     # unsafe_rbg compiles sooner than threefry.
     keys = [jax.random.key(s, impl='unsafe_rbg') for s in seeds]
-    x_NBTD, _ = model.apply(
+    return model.apply(
       {'params': params},
       feature_BTC,
       mask_BT,
@@ -62,7 +62,6 @@ def training(layout, **changes):
       rngs=dict(zip(('dropout', 'layerdrop', 'specaugment'), keys)),
       method='contextualise',
     )
-    return x_NBTD
 
   return states, params
 

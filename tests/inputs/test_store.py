@@ -1,5 +1,7 @@
 """Rows cut from a flat array, on the host and on devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,19 @@ def test_rows_are_exact_and_padded_with_0(rows, store, place, names):
   for row, name in zip(np.asarray(found), names, strict=True):
     np.testing.assert_array_equal(row[: LENGTHS[name]], rows[name])
     assert not row[LENGTHS[name] :].any()
+
+
+@pytest.mark.parametrize('place', [lambda store, _: store, on_devices])
+@pytest.mark.parametrize('names', ['abcd', 'ccdc', 'ddaa'])
+def test_two_stand_end_to_end(rows, store, place, names):
+  store = place(dataclasses.replace(store, per_row=2), 2)
+  found = store.padded(list(names), 120)
+  expected = store.shape(4, 120)
+  assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+  for row, pair in zip(np.asarray(found), (names[:2], names[2:]), strict=True):
+    both = np.concatenate([rows[name] for name in pair])
+    np.testing.assert_array_equal(row[: len(both)], both)
+    assert not row[len(both) :].any()
 
 
 def test_rows_are_shared_out_over_the_devices(store):

@@ -7,6 +7,7 @@ import pytest
 from mgcma_jax.training.optim import (
   FREEZE,
   OptimConfig,
+  clip,
   combine,
   learning_rate,
   make_optimizer,
@@ -98,6 +99,19 @@ def test_the_clip_bounds_the_global_norm(params):
   (adam,) = [s for s in state if isinstance(s, optax.ScaleByAdamState)]
   norm = optax.tree.norm(adam.mu) / 0.1  # mu = (1 - b1) g
   np.testing.assert_allclose(norm, 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize('scale', [0.0, 1e-3, 1.0, 1e4])
+def test_the_clip_is_the_library_s(x64, rng, scale):
+  grads = {'a': rng.normal(size=(3, 2)), 'b': rng.normal(size=4)}
+  grads = jax.tree.map(lambda g: jnp.asarray(scale * g), grads)
+  ours, theirs = (
+    transformation.update(grads, transformation.init(grads))[0]
+    for transformation in (clip(1.0), optax.clip_by_global_norm(1.0))
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-15), ours, theirs
+  )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from mgcma_jax.training.conv_features import KeptFeatures
 from mgcma_jax.training.files import user_cache
 from mgcma_jax.training.interrupt import Interruption
 from mgcma_jax.training.setup import make_setup
-from mgcma_jax.training.speech import Speech
+from mgcma_jax.training.speech import Speech, row_buckets
 from mgcma_jax.training.state import initial_params
 from tests.runs import assert_same_run, interrupt_after
 
@@ -82,6 +82,7 @@ def test_what_is_kept_and_what_is_said(config, changes, kept, said):
   [
     ('conv_features', 'cached', "config.conv_features='cached': choose one of"),
     ('device_data_gb', -1.0, 'config.device_data_gb=-1.0 must be at least 0'),
+    ('per_row', 0, 'config.per_row=0 must be at least 1'),
     ('device_data_gb', float('nan'), 'config.device_data_gb=nan must be at'),
   ],
 )
@@ -89,6 +90,27 @@ def test_wrong_values(config, key, value, match):
   config[key] = value
   with pytest.raises(ValueError, match=match):
     make_setup(config)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'match'),
+  [
+    ({'per_row': 3}, 'per_row=3 must divide config.model.contrastive_group_'),
+    (
+      {'per_row': 4, 'eval_batch_size': 6},
+      'must divide config.eval_batch_size',
+    ),
+    ({'row_buckets': (0.5, 0.6)}, 'may be longer than the last row of 0.6 s'),
+    ({'row_buckets': (2, 1)}, 'ascending'),
+  ],
+)
+def test_rows_that_cannot_be(config, changes, match):
+  change(config, changes)
+  with pytest.raises(ValueError, match=match):
+    row_buckets(make_setup(config))
+  config.optim.freeze = 'none'  # no kept features, no such rows
+  setup = make_setup(config)
+  assert row_buckets(setup) == setup.buckets
 
 
 def test_the_default_folder(monkeypatch):
@@ -119,6 +141,7 @@ def trained(config, workdir, changes):
 
 def test_training_gives_the_same_parameters(config, tmp_path):
   """Wherever the speech lies: kept or computed, on the device or not."""
+  config.per_row = 1  # other rows would draw other dropout
   choices = {
     'computed, read': {'conv_features': 'computed', 'device_data_gb': 0.0},
     'computed': {'conv_features': 'computed'},
@@ -137,6 +160,25 @@ def test_training_gives_the_same_parameters(config, tmp_path):
     found['kept'],
     found['computed'],
   )
+
+
+def test_rows_of_several_utterances_give_the_same_parameters(config, tmp_path):
+  config.model.dropout = config.wav2vec2.hidden_dropout = 0.0
+  rows = {
+    'one': {'per_row': 1},
+    'two': {'per_row': 2},
+    'all four, read': {'per_row': 4, 'device_data_gb': 0.0},
+  }
+  found = {
+    name: trained(config, tmp_path / name, changes)
+    for name, changes in rows.items()
+  }
+  for name in ('two', 'all four, read'):
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-5),
+      found[name],
+      found['one'],
+    )
 
 
 def test_a_run_that_is_interrupted_everywhere(config, tmp_path, monkeypatch):
