@@ -5,6 +5,7 @@ python -m mgcma_jax.train --config=configs/fold1.py [--workdir=runs/fold1]
 
 import platform
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -102,8 +103,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
       return result
     setup = make_setup(config)
     write_run(workdir, config.to_dict(), setup.card, setup.train.corpus)
-    with Checkpoints(workdir) as checkpoints:
-      loop = Loop(setup, checkpoints, interruption)
+    with (
+      Checkpoints(workdir) as checkpoints,
+      closing(Loop(setup, checkpoints, interruption)) as loop,
+    ):
       print(summary(setup, loop), flush=True)
       if resumed := int(loop.state.step):
         print(f'resuming after step {resumed}')

@@ -1,14 +1,19 @@
-"""Every program of a run, compiled before its first step."""
+"""Every program of a run, compiled before its first step, or read meanwhile."""
 
 import functools
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import (
+  FIRST_COMPLETED,
+  Future,
+  ThreadPoolExecutor,
+  wait,
+)
 from dataclasses import dataclass, field
 
 import jax
 import optax
-from jax.stages import Compiled, Wrapped
+from jax.stages import Compiled, Lowered, Wrapped
 from tqdm import tqdm
 
 from mgcma_jax.inputs.plan import Shape
@@ -19,6 +24,8 @@ from mgcma_jax.training import steps
 from mgcma_jax.training.sharding import replicated, split
 from mgcma_jax.training.state import batch_shape
 
+POLL = 0.2  # s
+
 
 @dataclass(frozen=True)
 class Step:
@@ -27,17 +34,17 @@ class Step:
   Attributes:
     jitted: takes a state, or parameters, and a batch.
     mesh: whose devices share the batch.
-    programs: by the batch's shape.
+    programs: by the batch's shape, made or on their way.
   """
 
   jitted: Wrapped
   mesh: jax.sharding.Mesh
-  programs: dict[Shape, Compiled] = field(default_factory=dict)
+  programs: dict[Shape, Future[Compiled]] = field(default_factory=dict)
 
   def __call__(self, state: Leaf, batch: Batch, shape: Shape) -> Leaf:
-    """Runs the program of this shape."""
+    """Runs the program of this shape, or waits for it."""
     batch = jax.device_put(batch, split(self.mesh))
-    return self.programs[shape](state, batch)
+    return self.programs[shape].result()(state, batch)
 
 
 def training(
@@ -63,40 +70,87 @@ def evaluation(model: MGCMA, mesh: jax.sharding.Mesh) -> Step:
   return Step(jitted, mesh)
 
 
-def compile_steps(
-  wanted: Iterable[tuple[Step, Leaf, Iterable[Shape]]],
-  between: Callable[[], None] = lambda: None,
-  store: Store | None = None,
-) -> None:
-  """Compiles steps for the shapes of batches.
+class Compilation:
+  """Programs that are made in the background.
 
-  Python traces one program after another, as its lock demands; XLA compiles
-  those that are traced, or reads them from the cache, in threads meanwhile.
-
-  Args:
-    wanted: steps, the state that each takes, and the batches' shapes.
-    between: called after each program, as to look for signals.
-    store: where the batches get their speech; None: from the shards.
+  Python traces one after another, as its lock demands; XLA compiles those that
+  are traced, or reads them from the cache, in further threads meanwhile.
   """
-  jobs = [
-    (step, state, shape) for step, state, shapes in wanted for shape in shapes
-  ]
-  bar = tqdm(total=len(jobs), desc='compiling', unit='shape', leave=False)
 
-  def compile(step, shape, lowered):
-    step.programs[shape] = lowered.compile()
-    bar.update()
+  def __init__(
+    self,
+    wanted: Iterable[tuple[Step, Leaf, Iterable[Shape]]],
+    store: Store | None = None,
+  ):
+    """Begins.
 
-  with bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-    try:
-      running = []
-      for step, state, shape in jobs:
-        lowered = step.jitted.lower(state, batch_shape(shape, store))
-        running.append(pool.submit(compile, step, shape, lowered))
+    Args:
+      wanted: steps, the state that each takes, and the batches' shapes, those
+        first that are needed first.
+      store: where the batches get their speech; None: from the shards.
+    """
+    self._store = store
+    self._jobs = [
+      (step, jax.eval_shape(lambda x: x, state), shape)
+      for step, state, shapes in wanted
+      for shape in shapes
+    ]
+    self._futures: list[Future[Compiled]] = []
+    for step, _, shape in self._jobs:
+      step.programs[shape] = Future()
+      self._futures.append(step.programs[shape])
+    self._pool = ThreadPoolExecutor(1 + len(os.sched_getaffinity(0)))
+    self._first: Future[str] = Future()
+    self._pool.submit(self._trace)
+
+  @property
+  def name(self) -> str:
+    """What tells these programs from others: the text of the first, when it is
+    traced, and all shapes."""
+    return '\n'.join(
+      [*(str(shape) for *_, shape in self._jobs), self._first.result()]
+    )
+
+  def _trace(self) -> None:
+    for (step, state, shape), future in zip(self._jobs, self._futures):
+      if not future.set_running_or_notify_cancel():
+        continue
+      try:
+        lowered = step.jitted.lower(state, batch_shape(shape, self._store))
+        if not self._first.done():
+          self._first.set_result(lowered.as_text())
+        self._pool.submit(_compile, lowered, future)
+      except BaseException as error:
+        future.set_exception(error)
+        if not self._first.done():
+          self._first.set_exception(error)
+
+  def wait(self, between: Callable[[], None] = lambda: None) -> None:
+    """Until all are made.
+
+    Args:
+      between: called a few times a second, as to look for signals.
+    """
+    pending = set(self._futures)
+    with tqdm(
+      total=len(pending), desc='compiling', unit='shape', leave=False
+    ) as bar:
+      while pending:
+        done, pending = wait(pending, POLL, FIRST_COMPLETED)
+        for future in done:
+          future.result()
+        bar.update(len(done))
         between()
-      for done in as_completed(running):
-        done.result()
-        between()
-    except BaseException:
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
+
+  def close(self) -> None:
+    """Begins no further one."""
+    for future in self._futures:
+      future.cancel()
+    self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _compile(lowered: Lowered, future: Future[Compiled]) -> None:
+  try:
+    future.set_result(lowered.compile())
+  except BaseException as error:
+    future.set_exception(error)

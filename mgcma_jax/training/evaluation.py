@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import jax
@@ -191,7 +192,8 @@ def test(
   step = compiled.evaluation(MGCMA(model), mesh)
   plan = evaluation_plan(examples.lengths, buckets, batch_size)
   shapes = sorted({planned.shape for planned in plan})
-  compiled.compile_steps([(step, params, shapes)])
+  with closing(compiled.Compilation([(step, params, shapes)])) as compilation:
+    compilation.wait()
   return predict(
     examples, plan, functools.partial(step, params), 'test', num_threads
   )

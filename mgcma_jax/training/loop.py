@@ -31,6 +31,7 @@ from mgcma_jax.training.optim import (
   learning_rate,
   make_optimizer,
 )
+from mgcma_jax.training.program_cache import all_kept
 from mgcma_jax.training.setup import Setup
 from mgcma_jax.training.speech import Speech, row_buckets
 from mgcma_jax.training.state import initial_params, initial_state
@@ -81,6 +82,7 @@ class Loop:
     )
     self._train_step = compiled.training(self.model, self.optimizer, self.mesh)
     self._evaluation_step = compiled.evaluation(self.model, self.mesh)
+    self._compilation: compiled.Compilation | None = None
 
   def _start(self, setup: Setup) -> tuple[TrainState, Progress]:
     everywhere = sharding.replicated(self.mesh)
@@ -172,15 +174,26 @@ class Loop:
   def compile(
     self, training: Iterable[Shape], evaluation: Iterable[Shape]
   ) -> None:
-    """Compiles both steps for these shapes, so that no epoch waits for it."""
-    compiled.compile_steps(
+    """Compiles both steps for these shapes, so that no epoch does; programs
+    that are all kept on disk are read while the first epoch runs."""
+    compilation = self._compilation = compiled.Compilation(
       [
         (self._train_step, self.state, training),
         (self._evaluation_step, self.state.params, evaluation),
       ],
-      self.stop_if_asked,
       self.train.store,
     )
+    kept = all_kept(compilation.name)
+    if kept and kept.exists():
+      return
+    compilation.wait(self.stop_if_asked)
+    if kept:
+      kept.touch()
+
+  def close(self) -> None:
+    """Ends what runs in the background."""
+    if self._compilation:
+      self._compilation.close()
 
   def step(self, batch: Batch, shape: Shape) -> Bool[Array, '']:
     """One step of a compiled shape; whether its numbers were finite."""

@@ -1,9 +1,11 @@
 """Where compiled programs are kept, so that the next start has them."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import jax
+import jaxlib
 
 from mgcma_jax.training.files import user_cache
 
@@ -36,3 +38,23 @@ def keep_programs() -> str:
     # A start has many small programs, which together take seconds.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   return f'compiled programs are kept in {folder}'
+
+
+def all_kept(name: str) -> Path | None:
+  """The empty file that says that programs of this name are all kept; None
+  where some would not be.
+
+  It decides only whether training waits for them. Which program is right is
+  decided by JAX, from the whole of its text.
+
+  Args:
+    name: anything that tells these programs from others.
+  """
+  folder = jax.config.jax_compilation_cache_dir
+  enabled = folder and jax.config.jax_enable_compilation_cache
+  if not enabled or jax.config.jax_persistent_cache_min_compile_time_secs > 0:
+    return None
+  device, flags = jax.devices()[0], os.environ.get('XLA_FLAGS', '')
+  versions = jax.__version__, jaxlib.__version__, device.device_kind, flags
+  digest = hashlib.sha256('\n'.join([*versions, name]).encode()).hexdigest()
+  return Path(folder) / f'all-kept-{digest[:32]}'

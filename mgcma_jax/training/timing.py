@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -46,8 +47,8 @@ def time_run(config: ConfigDict, folder: Path) -> str:
     TemporaryDirectory() as scratch,
     Checkpoints(Path(scratch)) as checkpoints,
     interruptible() as interruption,
+    closing(Loop(setup, checkpoints, interruption)) as loop,
   ):
-    loop = Loop(setup, checkpoints, interruption)
     plan = loop.plan(0)
     ((shape, _),) = Counter(planned.shape for planned in plan).most_common(1)
     ready = time.monotonic()

@@ -1,5 +1,7 @@
 """Our step, as training and evaluation run it."""
 
+from contextlib import closing
+
 import jax
 import numpy as np
 
@@ -47,7 +49,9 @@ class Ours:
     if first.frames:
       nothing = np.zeros((0, first.channels), np.float32)
       store = Store('feature_BTC', nothing, {}, self._frames, first.per_row)
-    compiled.compile_steps([(self._step, self._held, shapes)], store=store)
+    wanted = [(self._step, self._held, shapes)]
+    with closing(compiled.Compilation(wanted, store)) as compilation:
+      compilation.wait()
 
   def _frames(self, samples: int) -> int:
     return num_frames(samples, self._wav2vec2)

@@ -1,12 +1,17 @@
 """Nothing is compiled once the first epoch has begun."""
 
+import threading
+
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training import loop
+from mgcma_jax.training.compiled import Compilation, Step
 from mgcma_jax.training.loop import Loop
-from tests.runs import interrupt_after, metrics
+from mgcma_jax.training.sharding import make_mesh
+from tests.runs import assert_same_run, interrupt_after, metrics
 
 SHAPES = """
 batches to come, of each shape that is compiled:
@@ -75,3 +80,135 @@ def test_no_epoch_compiles(config, tmp_path, late, monkeypatch, capsys):
   train_and_evaluate(config, tmp_path)
   assert late == []
   assert scales == [1.0, 0.5, 0.25]  # in two validations and the test
+
+
+@pytest.fixture
+def own_cache(tmp_path):
+  """A cache of this test's own that keeps all programs."""
+  names = (
+    'jax_compilation_cache_dir',
+    'jax_persistent_cache_min_compile_time_secs',
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  try:
+    for name, value in zip(names, (str(tmp_path / 'cache'), 0.0)):
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    jax.clear_caches()  # of other tests, whose programs would not be written
+    yield tmp_path / 'cache'
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def events():
+  """What JAX tells of its cache."""
+  found = []
+  jax.monitoring.register_event_listener(lambda name, **_: found.append(name))
+  yield found
+  jax.monitoring.clear_event_listeners()
+
+
+def test_a_warm_start_waits_for_no_program(
+  config, tmp_path, own_cache, events, monkeypatch
+):
+  """It reads all of them, compiles none and gives the same numbers."""
+  waits, real = [], Compilation.wait
+  monkeypatch.setattr(
+    Compilation, 'wait', lambda *args: waits.append(real(*args))
+  )
+  train_and_evaluate(config, tmp_path / 'cold')
+  assert len(waits) == 1
+  assert '/jax/compilation_cache/cache_misses' in events
+  jax.clear_caches()
+  events.clear()
+  train_and_evaluate(config, tmp_path / 'warm')
+  assert len(waits) == 1
+  assert '/jax/compilation_cache/cache_misses' not in events
+  assert '/jax/compilation_cache/cache_hits' in events
+  assert_same_run(tmp_path / 'cold', tmp_path / 'warm')
+  # Another set of shapes is another name.
+  config.text_buckets = (12, 16)
+  train_and_evaluate(config, tmp_path / 'other')
+  assert len(waits) == 2
+
+
+class Lowered(jax.stages.Lowered):
+  """Compiles when it is let."""
+
+  def __init__(self, shape, go):
+    self.shape, self.go = shape, go
+
+  def as_text(self):
+    return f'program of {self.shape}'
+
+  def compile(self):
+    self.go.wait()
+    if self.shape == (9, 9, 9):
+      raise RuntimeError('no memory')
+    return lambda state, batch: self.shape
+
+
+class Jitted:
+  """As far as jax.stages.Wrapped asks for it."""
+
+  def __call__(self):
+    raise NotImplementedError
+
+  eval_shape = trace = __call__
+
+  def __init__(self, go):
+    self.go = go
+
+  def lower(self, state, shape):
+    return Lowered(shape, self.go)
+
+
+def steps(shapes, monkeypatch, go):
+  monkeypatch.setattr(
+    'mgcma_jax.training.compiled.batch_shape', lambda shape, _: shape
+  )
+  step = Step(Jitted(go), make_mesh(1))
+  return step, Compilation([(step, {}, shapes)])
+
+
+SEVERAL = [(1, 1, 1), (2, 2, 2), (9, 9, 9)]
+
+
+def test_what_goes_wrong_is_told_where_it_is_needed(monkeypatch):
+  go = threading.Event()
+  go.set()
+  step, compilation = steps(SEVERAL, monkeypatch, go)
+  assert step.programs[1, 1, 1].result()(None, None) == (1, 1, 1)
+  with pytest.raises(RuntimeError, match='no memory'):
+    compilation.wait()
+  with pytest.raises(RuntimeError, match='no memory'):
+    step.programs[9, 9, 9].result()
+  compilation.close()
+
+
+def test_signals_are_looked_for_while_it_compiles(monkeypatch):
+  go = threading.Event()
+  _, compilation = steps(SEVERAL, monkeypatch, go)
+
+  def interrupted():
+    raise SystemExit(75)
+
+  with pytest.raises(SystemExit):
+    compilation.wait(interrupted)
+  compilation.close()
+  go.set()
+
+
+def test_nothing_is_begun_after_the_end(monkeypatch):
+  """More programs than threads: those that wait are given up."""
+  go, shapes = threading.Event(), [(i, 1, 1) for i in range(100)]
+  step, compilation = steps(shapes, monkeypatch, go)
+  assert 'program of (0, 1, 1)' in compilation.name
+  compilation.close()
+  go.set()
+  compilation._pool.shutdown()  # until its threads have ended
+  made = [f for f in step.programs.values() if f.done() and not f.cancelled()]
+  assert 0 < len(made) < 100
