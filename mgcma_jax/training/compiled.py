@@ -117,9 +117,12 @@ class Compilation:
         continue
       try:
         lowered = step.jitted.lower(state, batch_shape(shape, self._store))
-        if not self._first.done():
+        if self._first.done():
+          self._pool.submit(_compile, lowered, future)
+        else:
           self._first.set_result(lowered.as_text())
-        self._pool.submit(_compile, lowered, future)
+          # By itself, as it is the one that is waited for.
+          _compile(lowered, future)
       except BaseException as error:
         future.set_exception(error)
         if not self._first.done():
