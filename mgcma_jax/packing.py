@@ -16,7 +16,8 @@ Segments = Bool[Array, '_ _'] | Int[Array, '_ _']
 
 
 def segments(length_Rn: Int[Array, 'R n'], size: int) -> Int[Array, 'R P']:
-  """Those of rows of `size` positions, of utterances of these lengths."""
+  """Those of rows of `size` positions, of utterances of these lengths in
+  positions; what goes beyond the row is cut off."""
   end_Rn = length_Rn.cumsum(1)
   over_RPn = jnp.arange(size)[None, :, None] >= end_Rn[:, None]
   number_RP = over_RPn.sum(2)
@@ -63,8 +64,16 @@ def same_utterance(
 def each_utterance(
   pooled: Callable[[Bool[Array, 'R P']], T], segment_RP: Segments, n: int
 ) -> T:
-  """What `pooled` gives for the mask of each utterance: [R, …] n times, as
-  [R n, …]; also a tree of such arrays."""
+  """What `pooled` gives for the mask of each utterance.
+
+  Args:
+    pooled: gives a tree of arrays [R, …].
+    segment_RP: whose positions are pooled.
+    n: utterances of a row.
+
+  Returns:
+    The tree with arrays [R n, …], in the order of the utterances.
+  """
   stacked = jax.vmap(lambda i: pooled(segment_RP == i), out_axes=1)(
     jnp.arange(1, n + 1)
   )

@@ -109,7 +109,13 @@ def balanced(
   rows_MG: Int[np.ndarray, 'M G'], lengths: Lengths, per_row: int
 ) -> Int[np.ndarray, 'M G']:
   """Each group in an order in which the sums of `per_row` successive lengths
-  are about equal: dealt out to and fro, from the longest to the shortest."""
+  are about equal: dealt out to and fro, from the longest to the shortest.
+
+  Args:
+    rows_MG: indices of utterances, in M groups of G.
+    lengths: of the utterances.
+    per_row: utterances end to end in a row of speech; it divides G.
+  """
   if per_row == 1:
     return rows_MG
   order_MG = np.argsort(-lengths.samples_N[rows_MG], axis=1, kind='stable')

@@ -105,8 +105,8 @@ class Compilation:
 
   @property
   def name(self) -> str:
-    """What tells these programs from others: the text of the first, when it is
-    traced, and all shapes."""
+    """What tells these programs from others: all shapes and the text of the
+    first program, for which it waits. Raises what tracing that raised."""
     return '\n'.join(
       [*(str(shape) for *_, shape in self._jobs), self._first.result()]
     )
@@ -133,6 +133,9 @@ class Compilation:
 
     Args:
       between: called a few times a second, as to look for signals.
+
+    Raises:
+      Exception: what tracing or compiling one of them raised.
     """
     pending = set(self._futures)
     with tqdm(

@@ -122,6 +122,9 @@ def clip(max_norm: float) -> optax.GradientTransformation:
 
   Optax's takes a quotient of each array, which XLA writes to memory; a factor
   it applies where Adam reads the gradient.
+
+  Args:
+    max_norm: above 0, in the gradients' unit.
   """
 
   def clipped(grads, _):

@@ -35,6 +35,13 @@ def why_computed(setup: Setup) -> str | None:
 def row_buckets(setup: Setup) -> Buckets:
   """Lengths of rows of speech: kept features lie end to end.
 
+  Args:
+    setup: of the run.
+
+  Returns:
+    The run's buckets; with kept features those of config.row_buckets, in
+    seconds, for config.per_row utterances.
+
   Raises:
     ValueError: a group or a batch does not fill whole rows, or a row may be
       longer than the last bucket.
