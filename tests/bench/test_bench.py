@@ -1,9 +1,10 @@
 """That the benchmark runs; how fast either side is, is no test."""
 
+import io
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip('matplotlib')
 
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config
 from mgcma_jax.inputs.plan import Buckets
-from tests.bench import bench, growth, lengths, pairs, table
+from tests.bench import bench, growth, lengths, pairs, table, worker
 from tests.bench.process import ROOT, ProcessError, Worker
 from tests.bench.results import Results
 from tests.bench.settings import Settings
@@ -114,6 +115,33 @@ def test_a_process_that_dies_says_why():
     pytest.raises(ProcessError, match='TypeError.*missing.*what'),
   ):
     worker.go(1)
+
+
+@pytest.mark.parametrize('steps', [None, 3])
+def test_compilation_counts_in_the_first_block_of_mixed_lengths(
+  monkeypatch, steps
+):
+  seconds = []
+
+  class Side:
+    device = 'none'
+    wait = put = peak_device_bytes = lambda *_: 1
+
+    def prepare(self, batches):
+      seconds.append(30.0)
+
+    def step(self, batch):
+      seconds.append(2.0)
+
+  monkeypatch.setattr(worker, 'side_of', lambda task, work: Side())
+  monkeypatch.setattr(worker.time, 'monotonic', lambda: sum(seconds))
+  work = Work('train', 'float32', 'conv', 1, steps=steps)
+  sizes = Sizes((400,), (3,), (400, 8))
+  task = {'work': asdict(work), 'batches': [asdict(sizes)], 'vocab_size': 30}
+  answers = io.StringIO()
+  worker.serve(task, io.StringIO('1\n1\n'), answers)
+  found = [json.loads(x)['seconds'] for x in answers.getvalue().splitlines()]
+  assert found == ([32.0, 2.0] if steps else [2.0, 2.0])
 
 
 def test_the_sides_take_turns():
