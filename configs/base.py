@@ -5,9 +5,10 @@
 The paper reports WA 78.87 and UA 80.24 over the five folds. It was trained
 with a batch of 4 on 1,073 to 1,127 steps an epoch, at most 100 epochs.
 
-A1-A33 are the ambiguities of the paper's text that the README lists. A None
-means what its comment says; give such keys a value on the command line as
---config.optim.clip=0.5, and take it away as --config.optim.clip=None.
+A1-A33 number the places where the paper leaves a choice; the README says where
+ours matters. A None means what its comment says; give such keys a value on the
+command line as --config.optim.clip=0.5, and take it away as
+--config.optim.clip=None.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +32,8 @@ def get_config() -> ConfigDict:
   config.validation_share = 0.1  # of the training utterances (A25)
   config.hold_out = placeholder(str)  # 'dialogues', 'speaker', 'utterances';
   # None: the first of these that the corpus allows (A25)
-  config.audio_buckets = (2, 3, 4, 6, 8, 12, 20, 35)  # s (A21)
+  config.audio_buckets = (2, 3, 4, 6, 8, 12, 20, 35)  # s (A21); where features
+  # are kept, of what computes them and of `evaluate`
   config.text_buckets = (32, 64, 128, 512)  # tokens with [CLS], [SEP] (A21)
   config.order = 'random'  # or 'bucketed': equally long groups share a batch
   config.reader_threads = 8

@@ -7,6 +7,7 @@ python -m mgcma_jax.evaluate --workdir=runs/fold1 --data=data/emodb
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from mgcma_jax import command
@@ -112,9 +113,21 @@ def main() -> None:
     print(f'\nwritten to {workdir / "evaluations"}')
     return
   before = read_json(workdir / 'result.json')
-  same = repeated['confusion_matrix'] == before['confusion_matrix']
-  how = 'the same as' if same else 'NOT the same as'
+  how = _compared(repeated, before)
   print(f'\n{how} {workdir / "result.json"}: {before["protocol"]}')
+
+
+def _compared(repeated: dict[str, Any], before: dict[str, Any]) -> str:
+  """Says too how many utterances changed their class, at least: those near to
+  a boundary may, as an utterance in another row is rounded otherwise."""
+  confusions = repeated['confusion_matrix'], before['confusion_matrix']
+  moved = int(np.abs(np.subtract(*confusions)).sum()) // 2
+  if not moved:
+    return 'the same as'
+  return (
+    f'NOT the same, for {moved} of {np.sum(confusions[0])} utterances, as the '
+    f'WA {100 * before["WA"]:.2f} and UA {100 * before["UA"]:.2f} of'
+  )
 
 
 if __name__ == '__main__':

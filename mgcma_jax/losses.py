@@ -72,7 +72,7 @@ def symmetric_info_nce(
     temperature: tau > 0.
     valid_N: rows, and columns, that count.
     neg_mask_NN: True where text n must not be a negative of speech i (a false
-      negative, `paper_spec` 3.6); its diagonal is ignored.
+      negative, A29); its diagonal is ignored.
 
   Returns:
     Sums in nats, at least float32. Without a valid row all are 0, and so are
@@ -91,7 +91,7 @@ def symmetric_info_nce(
 def false_negatives(
   kind: str, label_B: Int[Array, 'B'], text_id_B: Int[Array, 'B']
 ) -> Bool[Array, 'B B']:
-  """Pairs that are no true negatives: `paper_spec` A29.
+  """Pairs that are no true negatives (A29).
 
   Args:
     kind: 'none', 'same_text' (equal transcripts) or 'same_class'.

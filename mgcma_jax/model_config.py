@@ -1,6 +1,7 @@
 """Every choice of the model, and the systems of the paper's tables.
 
-A1-A33 number the ambiguities of the paper's text that the README lists.
+A1-A33 number the places where the paper leaves a choice; the README says where
+ours matters.
 """
 
 import dataclasses
@@ -87,7 +88,7 @@ class MGCMAConfig:
 
   dtype: str | None = None  # A30: of the matrix products; None: float32
   unroll: int = 1  # TAM blocks per loop iteration; changes speed only
-  remat: bool = False  # of TAM blocks, in the backward pass; memory only
+  remat: bool = False  # of TAM blocks: less memory, more time
   wav2vec2: Wav2Vec2Config = dataclasses.field(
     default_factory=Wav2Vec2Config.base
   )

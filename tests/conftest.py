@@ -22,6 +22,13 @@ def compilation_cache(tmp_path_factory):
   jax.config.update('jax_compilation_cache_dir', folder)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def programs():
+  """Dropped after each file, as they would come to gigabytes."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='session', autouse=True)
 def cache_home(tmp_path_factory):
   """Where this session's runs keep conv features; not the user's own."""

@@ -63,7 +63,7 @@ def test_each_utterance_is_pooled_alone(rng):
 
 
 @pytest.mark.parametrize('size', [5, 7])
-def test_gaps_keep_neighbours_apart(rng, size):
+def test_gaps_keep_neighbours_apart(rng, x64, size):
   """A sum over three positions to each side sees its own utterance only."""
   segment_RP = packing.segments(LENGTH_Rn, size)
   real_RP1 = (segment_RP > 0)[..., None]
@@ -83,11 +83,13 @@ def test_gaps_keep_neighbours_apart(rng, size):
   def by_hand(x_RPD):
     return jnp.einsum('rpq,rqd->rpd', (same & close[None]).astype(float), x_RPD)
 
-  np.testing.assert_allclose(apart(x_RPD), by_hand(x_RPD), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    apart(x_RPD), by_hand(x_RPD), rtol=1e-12, atol=1e-12
+  )
   dy_RPD = jnp.where(real_RP1, rng.normal(size=x_RPD.shape), 0)
   (ours,), (theirs,) = (jax.vjp(f, x_RPD)[1](dy_RPD) for f in (apart, by_hand))
   np.testing.assert_allclose(
-    jnp.where(real_RP1, ours, 0), theirs, rtol=1e-5, atol=1e-6
+    jnp.where(real_RP1, ours, 0), theirs, rtol=1e-12, atol=1e-12
   )
 
 

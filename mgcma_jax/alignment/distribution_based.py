@@ -3,7 +3,7 @@
 Each stream becomes a sequence of diagonal Gaussians; pooled to one Gaussian
 per utterance, speech and text meet in the squared 2-Wasserstein distance.
 The paper leaves details to its reference MAP (Ji et al., 2023), whose
-`DisTrans` this follows; `paper_spec` A1-A10 lists every choice.
+`DisTrans` this follows; A1-A10 number its choices.
 """
 
 import flax.linen as nn

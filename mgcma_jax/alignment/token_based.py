@@ -3,7 +3,7 @@
 Block i attends within each stream, then across: the queries, keys and values
 of the cross-attention are block i's own self-attention outputs, and both
 streams are updated together. The text names only the attentions; the
-feed-forward layer is that of the code the paper builds on (`paper_spec` A11).
+feed-forward layer is that of the code the paper builds on (A11).
 """
 
 import flax.linen as nn
@@ -113,7 +113,8 @@ class TokenAlignment(nn.Module):
     num_blocks: the paper's second "N"; 6.
     num_heads, dropout, ffn_mult, norm, exchange, dtype: see `TAMBlock`.
     unroll: blocks per iteration of the loop; it changes speed only.
-    remat: compute a block again in the backward pass; memory only.
+    remat: keep a block's input alone for the backward pass: less memory, more
+      time.
   """
 
   num_blocks: int

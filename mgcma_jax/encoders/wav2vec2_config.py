@@ -65,7 +65,8 @@ class Wav2Vec2Config:
       counts, as in PyTorch); only for feat_extract_norm='group'.
     dtype: of the matrix products, such as 'bfloat16'; None: the parameters'.
     unroll: layers in one step of the scan; speed only.
-    remat: compute a layer again in the backward pass; memory only.
+    remat: keep a layer's input alone for the backward pass: less memory, more
+      time.
   """
 
   __pydantic_config__ = EXACT

@@ -4,7 +4,6 @@ An epoch's plan follows from (seed, epoch) alone, so that a position in
 training is one number, the step.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,7 +46,9 @@ class Buckets:
     for name in ('audio_seconds', 'text_tokens'):
       sizes = getattr(self, name)
       if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] <= 0:
-        raise ValueError(f'{name}={sizes}: name ascending positive lengths')
+        key = 'row_buckets' if self.per_row > 1 else 'audio_buckets'
+        key = key if name == 'audio_seconds' else 'text_buckets'
+        raise ValueError(f'config.{key}={sizes}: name ascending lengths over 0')
 
   @property
   def samples(self) -> tuple[int, ...]:
@@ -72,10 +73,17 @@ class Buckets:
       f'{np.ceil(self.per_row * seconds):.0f} to config.row_buckets'
     )
 
-  def fit(self, samples: int, tokens: int) -> tuple[int, int]:
-    """The shortest (samples, tokens) of the buckets that hold both."""
-    audio = next(s for s in self.samples if samples <= s)
-    return audio, next(t for t in self.text_tokens if tokens <= t)
+  def fit(
+    self, samples_M: Int[np.ndarray, 'M'], tokens_M: Int[np.ndarray, 'M']
+  ) -> tuple[Int[np.ndarray, 'M'], Int[np.ndarray, 'M']]:
+    """The shortest samples and tokens of the buckets that hold these."""
+    return tuple(
+      np.array(sizes)[np.searchsorted(sizes, length_M)]
+      for sizes, length_M in (
+        (self.samples, samples_M),
+        (self.text_tokens, tokens_M),
+      )
+    )
 
 
 @dataclass(frozen=True)
@@ -127,14 +135,24 @@ def balanced(
 
 
 def _planned(
-  rows: Sequence[int | None], lengths: Lengths, buckets: Buckets
-) -> PlannedBatch:
-  batch = PlannedBatch(tuple(rows), 0, 0, buckets.per_row)
-  samples_Rn = lengths.samples_N[batch.filled].reshape(-1, buckets.per_row)
-  samples, tokens = buckets.fit(
-    int(samples_Rn.sum(1).max()), int(lengths.tokens_N[batch.filled].max())
+  rows_MB: Int[np.ndarray, 'M B'], lengths: Lengths, buckets: Buckets
+) -> list[PlannedBatch]:
+  """M batches; a row of -1 fills up the last one."""
+  M, B = rows_MB.shape
+  filled_MB = np.where(rows_MB < 0, rows_MB[:, :1], rows_MB)
+  samples_MRn = lengths.samples_N[filled_MB].reshape(
+    M, B // buckets.per_row, buckets.per_row
   )
-  return dataclasses.replace(batch, num_samples=samples, num_tokens=tokens)
+  samples_M, tokens_M = buckets.fit(
+    samples_MRn.sum(2).max(1), lengths.tokens_N[filled_MB].max(1)
+  )
+  sizes = samples_M.tolist(), tokens_M.tolist()
+  return [
+    PlannedBatch(
+      tuple(None if row < 0 else row for row in rows), S, L, buckets.per_row
+    )
+    for rows, S, L in zip(rows_MB.tolist(), *sizes)
+  ]
 
 
 def _permutation(n: int, *seed: int) -> Int[np.ndarray, 'n']:
@@ -181,19 +199,16 @@ def training_plan(
   batches = groups_MG.reshape(-1, batch_size)
   if order == 'bucketed':
     batches = batches[_permutation(len(batches), seed, epoch, 1)]
-  return [_planned(rows.tolist(), lengths, buckets) for rows in batches]
+  return _planned(batches, lengths, buckets)
 
 
 def evaluation_plan(
   lengths: Lengths, buckets: Buckets, batch_size: int
 ) -> list[PlannedBatch]:
   """Every utterance once, shortest first; None fills up the last batch."""
-  order = np.argsort(lengths.samples_N, kind='stable').tolist()
-  order += [None] * (-len(order) % batch_size)
-  return [
-    _planned(order[i : i + batch_size], lengths, buckets)
-    for i in range(0, len(order), batch_size)
-  ]
+  order = np.argsort(lengths.samples_N, kind='stable')
+  order = np.pad(order, (0, -len(order) % batch_size), constant_values=-1)
+  return _planned(order.reshape(-1, batch_size), lengths, buckets)
 
 
 def padding_waste(plan: Sequence[PlannedBatch], lengths: Lengths) -> float:

@@ -25,6 +25,7 @@ from mgcma_jax.training.sharding import replicated, split
 from mgcma_jax.training.state import batch_shape
 
 POLL = 0.2  # s
+MOST_AT_A_TIME = 4  # programs that are compiled, as each needs memory
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class Compilation:
     for step, _, shape in self._jobs:
       step.programs[shape] = Future()
       self._futures.append(step.programs[shape])
-    self._pool = ThreadPoolExecutor(1 + len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    self._pool = ThreadPoolExecutor(1 + min(cores, MOST_AT_A_TIME))
     self._first: Future[str] = Future()
     self._pool.submit(self._trace)
 

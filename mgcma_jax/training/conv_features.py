@@ -216,7 +216,9 @@ class KeptFeatures:
   def _of(self, params: Params, entry: Entry) -> bytes:
     """One utterance's features. Alone, so that the longest need no more memory
     than they must; its frames are many enough to fill a device."""
-    samples, _ = self.buckets.fit(entry.num_samples, 0)
+    (samples,), _ = self.buckets.fit(
+      np.array([entry.num_samples]), np.zeros(1, int)
+    )
     pcm_S = self.corpus.waveform(entry)
     pcm_1S = np.pad(pcm_S, (0, samples - len(pcm_S)))[None]
     num_samples_1 = np.array([len(pcm_S)], np.int32)

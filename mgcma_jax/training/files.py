@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and where the user's caches lie."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -58,3 +59,12 @@ def user_cache(name: str) -> Path:
   """mgcma_jax/<name> in $XDG_CACHE_HOME, or in ~/.cache."""
   caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
   return Path(caches) / 'mgcma_jax' / name
+
+
+def sources_digest(*folders: Path) -> str:
+  """Hexadecimal sha256 of all Python files below these folders."""
+  digest = hashlib.sha256()
+  for folder in folders:
+    for path in sorted(folder.rglob('*.py')):
+      digest.update(path.read_bytes())
+  return digest.hexdigest()

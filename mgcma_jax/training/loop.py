@@ -12,12 +12,7 @@ from jaxtyping import Array, Bool
 from tqdm import tqdm
 
 from mgcma_jax.inputs.pipeline import Examples, Waited, batches
-from mgcma_jax.inputs.plan import (
-  PlannedBatch,
-  Shape,
-  evaluation_plan,
-  training_plan,
-)
+from mgcma_jax.inputs.plan import PlannedBatch, Shape, evaluation_plan
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
 from mgcma_jax.training import compiled, sharding
@@ -31,9 +26,9 @@ from mgcma_jax.training.optim import (
   learning_rate,
   make_optimizer,
 )
-from mgcma_jax.training.program_cache import all_kept
+from mgcma_jax.training.program_cache import Known
 from mgcma_jax.training.setup import Setup
-from mgcma_jax.training.speech import Speech, row_buckets
+from mgcma_jax.training.speech import Speech
 from mgcma_jax.training.state import initial_params, initial_state
 from mgcma_jax.training.steps import TrainState
 
@@ -56,14 +51,13 @@ class Loop:
     interruption: Interruption,
   ):
     """Draws the initial state, or restores the last one."""
-    run, size = setup.run, setup.card.model.contrastive_group_size
-    self.run = run
+    run = self.run = setup.run
+    self._setup = setup
     self.optim = setup.optim
     self.train = setup.train
     self.watched = watched(setup)
     self.test = setup.test
-    self.buckets = row_buckets(setup)
-    self.group_size = size or run.batch_size
+    self.buckets = setup.row_buckets
     self.steps_per_epoch = len(self.train) // run.batch_size
     self.num_steps = run.num_epochs * self.steps_per_epoch
     self.checkpoints = checkpoints
@@ -93,7 +87,7 @@ class Loop:
         params,
         self.optimizer,
         self.optim.freeze,
-        self.group_size,
+        setup.group_size,
         self.run.seed,
       )
 
@@ -114,15 +108,7 @@ class Loop:
 
   def plan(self, epoch: int) -> list[PlannedBatch]:
     """The batches of an epoch, counted from 0."""
-    return training_plan(
-      self.train.lengths,
-      self.buckets,
-      self.run.batch_size,
-      self.group_size,
-      self.run.order,
-      self.run.seed,
-      epoch,
-    )
+    return self._setup.plan(epoch)
 
   @property
   def finished(self) -> bool:
@@ -149,7 +135,7 @@ class Loop:
       planned.shape
       for examples in (watched, self.test)
       if examples is not None
-      for planned in self._evaluation_plan(examples)
+      for planned in self.evaluation_plan(examples)
     )
 
   def fetch_speech(self) -> None:
@@ -166,7 +152,8 @@ class Loop:
     for B, S in sorted({(B, S) for B, S, _ in shapes}):
       store.compile(B, S)
 
-  def _evaluation_plan(self, examples: Examples) -> list[PlannedBatch]:
+  def evaluation_plan(self, examples: Examples) -> list[PlannedBatch]:
+    """The batches of the watched or the test utterances."""
     return evaluation_plan(
       examples.lengths, self.buckets, self.run.eval_batch_size
     )
@@ -183,15 +170,19 @@ class Loop:
       ],
       self.train.store,
     )
-    kept = all_kept(compilation.name)
-    if kept and kept.exists():
+    known = Known.of(compilation.name)
+    if known and known.are_there():
       return
-    compilation.wait(self.stop_if_asked)
-    if kept:
-      kept.touch()
+    self.wait_for_programs()
+    if known:
+      known.write()
+
+  def wait_for_programs(self) -> None:
+    """Until all that `compile` began are there."""
+    self._compilation.wait(self.stop_if_asked)
 
   def close(self) -> None:
-    """Ends what runs in the background."""
+    """Begins no further compilation in the background."""
     if self._compilation:
       self._compilation.close()
 
@@ -320,7 +311,7 @@ class Loop:
     """What these parameters say of the watched or the test utterances."""
     return predict(
       examples,
-      self._evaluation_plan(examples),
+      self.evaluation_plan(examples),
       functools.partial(self._evaluation_step, params),
       what,
       self.run.reader_threads,

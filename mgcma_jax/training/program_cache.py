@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jaxlib
 
-from mgcma_jax.training.files import user_cache
+import mgcma_jax
+from mgcma_jax.training.files import sources_digest, user_cache, write_whole
 
 
 def keep_programs() -> str:
@@ -40,21 +42,54 @@ def keep_programs() -> str:
   return f'compiled programs are kept in {folder}'
 
 
-def all_kept(name: str) -> Path | None:
-  """The empty file that says that programs of this name are all kept; None
-  where some would not be.
+@dataclass(frozen=True)
+class Known:
+  """The file that says that programs of one name are all kept.
 
   It decides only whether training waits for them. Which program is right is
   decided by JAX, from the whole of its text.
 
-  Args:
-    name: anything that tells these programs from others.
+  Attributes:
+    path: in the folder of the programs.
   """
-  folder = jax.config.jax_compilation_cache_dir
-  enabled = folder and jax.config.jax_enable_compilation_cache
-  if not enabled or jax.config.jax_persistent_cache_min_compile_time_secs > 0:
-    return None
-  device, flags = jax.devices()[0], os.environ.get('XLA_FLAGS', '')
-  versions = jax.__version__, jaxlib.__version__, device.device_kind, flags
-  digest = hashlib.sha256('\n'.join([*versions, name]).encode()).hexdigest()
-  return Path(folder) / f'all-kept-{digest[:32]}'
+
+  path: Path
+
+  @classmethod
+  def of(cls, name: str) -> 'Known | None':
+    """None where some programs would not be kept.
+
+    Args:
+      name: tells these programs from others of this code, machine and flags.
+    """
+    folder = jax.config.jax_compilation_cache_dir
+    enabled = folder and jax.config.jax_enable_compilation_cache
+    if not enabled or jax.config.jax_persistent_cache_min_compile_time_secs > 0:
+      return None
+    made_by = (
+      *(jax.__version__, jaxlib.__version__, jax.devices()[0].device_kind),
+      *(_instructions(), os.environ.get('XLA_FLAGS', '')),
+      sources_digest(Path(mgcma_jax.__file__).parent),
+    )
+    digest = hashlib.sha256('\n'.join([*made_by, name]).encode()).hexdigest()
+    return cls(Path(folder) / f'all-kept-{digest[:32]}')
+
+  def are_there(self) -> bool:
+    """Whether no program has been removed since this was written."""
+    if not self.path.exists():
+      return False
+    return set(self.path.read_text().split()) <= self._programs()
+
+  def write(self) -> None:
+    """Now that all are kept."""
+    write_whole(self.path, '\n'.join(sorted(self._programs())))
+
+  def _programs(self) -> set[str]:
+    return {x for x in os.listdir(self.path.parent) if x.endswith('-cache')}
+
+
+def _instructions() -> str:
+  """Those of the processor, for which XLA compiles; '' where it is unknown."""
+  info = Path('/proc/cpuinfo')
+  lines = info.read_text().splitlines() if info.exists() else []
+  return next((x for x in lines if x.startswith(('flags', 'Features'))), '')

@@ -25,6 +25,9 @@ from mgcma_jax.training.files import write_json, writing
 from mgcma_jax.training.optim import Params
 
 DATA_FILE = 'data.json'
+# Keys of the config that say where things lie and how fast they come, and
+# change no number of the run.
+WHERE_AND_HOW_FAST = ('device_data_gb', 'feature_folder', 'reader_threads')
 # Parts of a tokenizer that decide which ids a text becomes.
 READING = ('normalizer', 'pre_tokenizer', 'model', 'added_tokens')
 
@@ -84,13 +87,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def check_config(
   workdir: Path, config: dict[str, Any], flag: str = '--workdir'
 ) -> None:
-  """Raises ValueError where the folder holds a run of another config."""
+  """Raises ValueError where the folder holds a run of another config, but for
+  the keys WHERE_AND_HOW_FAST."""
   path = workdir / 'config.json'
   if not path.exists():
     return
-  differences = _differences(
-    'config', read_json(path), json.loads(json.dumps(config))
+  theirs, ours = (
+    {k: v for k, v in whole.items() if k not in WHERE_AND_HOW_FAST}
+    for whole in (read_json(path), json.loads(json.dumps(config)))
   )
+  differences = _differences('config', theirs, ours)
   if differences:
     raise ValueError(
       f'{workdir} holds a run of another config: choose another {flag} or '

@@ -17,7 +17,7 @@ from mgcma_jax.encoders.pretrained import load_bert, load_wav2vec2
 from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
 from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.pipeline import Examples
-from mgcma_jax.inputs.plan import Buckets
+from mgcma_jax.inputs.plan import Buckets, PlannedBatch, training_plan
 from mgcma_jax.inputs.splits import leave_one_session_out
 from mgcma_jax.inputs.text import load_tokenizer
 from mgcma_jax.model import MGCMA, MGCMAConfig
@@ -27,13 +27,13 @@ from mgcma_jax.training.run_folder import (
   read_card,
   selected_params,
 )
+from mgcma_jax.training.speech_config import SpeechConfig, row_buckets
 from mgcma_jax.training.state import initial_params
 
 SCRATCH = 'scratch'
 SELECT = ('val', 'last', 'oracle_test')
 ORDERS = ('random', 'bucketed')
 ON_NONFINITE = ('stop', 'skip')
-CONV_FEATURES = ('kept', 'computed')
 
 
 @dataclass(frozen=True)
@@ -70,30 +70,6 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class SpeechConfig:
-  """How the speech is kept; configs/base.py says more."""
-
-  conv_features: str
-  feature_folder: str | None
-  device_data_gb: float
-  per_row: int
-  row_buckets: tuple[float | int, ...]
-
-  def __post_init__(self):
-    if self.conv_features not in CONV_FEATURES:
-      raise ValueError(
-        f'config.conv_features={self.conv_features!r}: choose one of '
-        f'{CONV_FEATURES}'
-      )
-    if self.per_row < 1:
-      raise ValueError(f'config.per_row={self.per_row} must be at least 1')
-    if not self.device_data_gb >= 0:
-      raise ValueError(
-        f'config.device_data_gb={self.device_data_gb} must be at least 0'
-      )
-
-
-@dataclass(frozen=True)
 class Setup:
   """A run's parts.
 
@@ -101,7 +77,8 @@ class Setup:
     run: numbers of the loop.
     speech: how the speech is kept.
     optim: the optimizer's.
-    buckets: lengths that arrays may have.
+    buckets: lengths of arrays in which each utterance has its own row.
+    row_buckets: those of training, validation and test.
     card: the model, its classes, its tokenizer.
     weights: those that are not drawn at random, by path.
     train: utterances that gradients come from.
@@ -114,12 +91,30 @@ class Setup:
   speech: SpeechConfig
   optim: OptimConfig
   buckets: Buckets
+  row_buckets: Buckets
   card: ModelCard
   weights: Params
   train: Examples
   validation: Examples | None
   test: Examples
   protocol: str
+
+  @property
+  def group_size(self) -> int:
+    """Rows of a batch that the alignment losses take together."""
+    return self.card.model.contrastive_group_size or self.run.batch_size
+
+  def plan(self, epoch: int) -> list[PlannedBatch]:
+    """The training batches of an epoch, counted from 0."""
+    return training_plan(
+      self.train.lengths,
+      self.row_buckets,
+      self.run.batch_size,
+      self.group_size,
+      self.run.order,
+      self.run.seed,
+      epoch,
+    )
 
 
 def _fields(cls: type, config: ConfigDict) -> dict:
@@ -275,6 +270,7 @@ def make_setup(config: ConfigDict) -> Setup:
     speech,
     optim,
     buckets,
+    row_buckets(speech, optim.freeze, model, buckets),
     ModelCard(model, corpus.labels, tokenizer),
     weights,
     examples(splits.train),
@@ -292,6 +288,7 @@ def _check(setup: Setup) -> None:
   for examples in (setup.train, setup.validation, setup.test):
     if examples:
       setup.buckets.check(examples.lengths)
+      setup.row_buckets.check(examples.lengths)
   if run.batch_size > len(setup.train):
     raise ValueError(
       f'config.batch_size={run.batch_size} is more than the '
@@ -304,6 +301,7 @@ def _check(setup: Setup) -> None:
         f'config.model.contrastive_group_size={size} must divide '
         f'config.{field}={getattr(run, field)}'
       )
+  _check_rows(setup)
   needs_validation = run.select == 'val' or optim.schedule == 'plateau'
   if needs_validation and setup.validation is None:
     raise ValueError(
@@ -311,3 +309,18 @@ def _check(setup: Setup) -> None:
       'config.select="val" and optim.schedule="plateau" need: set '
       'config.select="last"'
     )
+
+
+def _check_rows(setup: Setup) -> None:
+  """Raises ValueError where a group or a batch does not fill whole rows."""
+  per_row = setup.row_buckets.per_row
+  sizes = {
+    'model.contrastive_group_size': setup.card.model.contrastive_group_size,
+    'batch_size': setup.run.batch_size,
+    'eval_batch_size': setup.run.eval_batch_size,
+  }
+  for key, size in sizes.items():
+    if size is not None and size % per_row:
+      raise ValueError(
+        f'config.per_row={per_row} must divide config.{key}={size}; or choose 1'
+      )

@@ -1,7 +1,5 @@
 """What a run's model is given of the speech, and where that lies."""
 
-import dataclasses
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,63 +9,13 @@ from tqdm import tqdm
 
 from mgcma_jax.encoders.wav2vec2_config import num_frames
 from mgcma_jax.inputs.corpus import Corpus
-from mgcma_jax.inputs.plan import Buckets
 from mgcma_jax.inputs.store import MOST_ROWS, Store
 from mgcma_jax.training.conv_features import KeptFeatures
 from mgcma_jax.training.files import user_cache
-from mgcma_jax.training.optim import FREEZE, Params
+from mgcma_jax.training.optim import Params
 from mgcma_jax.training.setup import Setup
 from mgcma_jax.training.sharding import replicated, split
-
-
-def why_computed(setup: Setup) -> str | None:
-  """Why the convolutions run in each step; None where features are kept."""
-  freeze, norm = setup.optim.freeze, setup.card.model.wav2vec2.w2v_group_norm
-  if setup.speech.conv_features == 'computed':
-    return "config.conv_features is 'computed'"
-  if not re.match(FREEZE[freeze], 'speech_encoder/feature_extractor/'):
-    return f"optim.freeze is '{freeze}', so that they learn"
-  if norm == 'hf':
-    return "wav2vec2.w2v_group_norm is 'hf', so that batch mates matter"
-  return None
-
-
-def row_buckets(setup: Setup) -> Buckets:
-  """Lengths of rows of speech: kept features lie end to end.
-
-  Args:
-    setup: of the run.
-
-  Returns:
-    The run's buckets; with kept features those of config.row_buckets, in
-    seconds, for config.per_row utterances.
-
-  Raises:
-    ValueError: a group or a batch does not fill whole rows, or a row may be
-      longer than the last bucket.
-  """
-  run, speech = setup.run, setup.speech
-  packed = setup.card.model.modalities != 'text' and not why_computed(setup)
-  if not packed or speech.per_row == 1:
-    return setup.buckets
-  sizes = {
-    'model.contrastive_group_size': setup.card.model.contrastive_group_size,
-    'batch_size': run.batch_size,
-    'eval_batch_size': run.eval_batch_size,
-  }
-  for key, size in sizes.items():
-    if size is not None and size % speech.per_row:
-      raise ValueError(
-        f'config.per_row={speech.per_row} must divide config.{key}={size}; '
-        'or choose 1'
-      )
-  buckets = dataclasses.replace(
-    setup.buckets, audio_seconds=speech.row_buckets, per_row=speech.per_row
-  )
-  for examples in (setup.train, setup.validation, setup.test):
-    if examples:
-      buckets.check(examples.lengths)
-  return buckets
+from mgcma_jax.training.speech_config import why_not_kept
 
 
 class Speech:
@@ -85,12 +33,14 @@ class Speech:
       setup: of the run.
       params: of the model, whose frozen ones the features depend on.
     """
-    self._per_row = setup.speech.per_row
+    self._per_row = setup.row_buckets.per_row
     self._used = setup.card.model.modalities != 'text'
     self._corpus = setup.train.corpus
-    self._why_computed = why_computed(setup)
+    self._why_not_kept = why_not_kept(
+      setup.speech, setup.optim.freeze, setup.card.model
+    )
     self.kept = None
-    if self._used and not self._why_computed:
+    if not self._why_not_kept:
       self.kept = KeptFeatures.of(
         Path(setup.speech.feature_folder or user_cache('features')),
         setup.card.model.wav2vec2,
@@ -117,7 +67,7 @@ class Speech:
       )
     return (
       f'speech: waveforms, {size} in {self._corpus.folder}, '
-      f'{where}; the convolutions run in each step, as {self._why_computed}'
+      f'{where}; the convolutions run in each step, as {self._why_not_kept}'
     )
 
   def fetch(

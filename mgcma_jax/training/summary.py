@@ -6,7 +6,7 @@ import jax
 
 from mgcma_jax.inputs.audio import SAMPLE_RATE
 from mgcma_jax.inputs.pipeline import Examples
-from mgcma_jax.inputs.plan import Shape, evaluation_plan, padding_waste
+from mgcma_jax.inputs.plan import Shape, padding_waste
 from mgcma_jax.training.loop import Loop
 from mgcma_jax.training.optim import parameter_table
 from mgcma_jax.training.setup import Setup
@@ -50,9 +50,7 @@ def summary(setup: Setup, loop: Loop) -> str:
   splits = {name: split for name, split in splits.items() if split is not None}
   left_out = len(train) % run.batch_size
   waste = padding_waste(loop.plan(0), train.lengths)
-  test_plan = evaluation_plan(
-    setup.test.lengths, loop.buckets, run.eval_batch_size
-  )
+  test_plan = loop.evaluation_plan(setup.test)
   cut = sum(split.num_cut for split in splits.values())
   devices = loop.mesh.size
   modules = setup.card.model.modules

@@ -21,19 +21,21 @@ turns, and a row's ratio is taken round by round.
     startup  seconds from command to first step, with cold and warm caches:
              python -m mgcma_jax.train, beside a torch process that builds the
              reference and makes a step
-    input    utterances per second of the pipeline, and of the step
-    growth   step time against length and batch, time to start against the
-             number of utterances; growth.svg
+    input    utterances per second of the pipeline, from each place where
+             speech may lie, and of a step on kept features
+    remat    seconds and memory of a step of ours, without and with --remat
+    growth   step time against length and batch, time to start and to plan all
+             epochs against the number of utterances; growth.svg
   --peers    eager, compile; the headline of a row is the better one's
-  --dtype    float32, bfloat16 (torch: autocast); not for startup, input, growth
+  --dtype    float32, bfloat16 (torch: autocast); not for startup, growth
   --model    base, or tiny to try the command
   --device   cpu, gpu
-  --rounds   of each row; 7 at least for a figure that is published
+  --rounds   of each row; 5 at least for a figure that is published
   --steps    of mixed, shared out over the rounds
   --out      folder of bench.json and bench.md, written after each result; the
              same command goes on where it was interrupted
 
-At base size on a CPU a side takes up to 11 GiB and a step some seconds. torch
+At base size on a CPU a side takes up to 13 GiB and a step some seconds. torch
 gets as many threads as the process may use cores, and a fused Adam; on a GPU
 its float32 products are of TF32 factors, as XLA's are. `taskset` keeps both
 sides to some cores.

@@ -33,10 +33,13 @@ MEMORY_STEPS = 3
 
 
 def works(what: str, settings: Settings) -> list[Work]:
-  """The rows of 'train', 'forward', 'kept' or 'mixed'."""
+  """The rows of 'train', 'forward', 'kept', 'mixed' or 'remat'."""
   if what == 'mixed':
     mixed = Work('train', '', 'conv', 4, None, None, settings.steps, kept=True)
     return [replace(mixed, dtype=dtype) for dtype in settings.dtypes]
+  if what == 'remat':
+    rows = [row for row in works('train', settings) if row.freeze == 'conv']
+    return [replace(r, remat=remat) for r in rows for remat in (False, True)]
   if what == 'kept':
     rows = works('train', settings)
     return [replace(row, kept=True) for row in rows if row.freeze == 'conv']
@@ -106,10 +109,11 @@ class Bench:
       start = functools.partial(startup.of_torch, self.task(side, work))
     return startup.cold_and_warm(start, settings.rounds)
 
-  def input(self) -> dict:
-    settings, work = self.settings, works('train', self.settings)[0]
-    rates = input_rate.pipeline(settings.model, work, settings.rounds)
-    return input_rate.compared(rates, self.step(work)['median'], work.batch)
+  def input(self, place: str, step_seconds: float) -> dict:
+    settings, work = self.settings, works('mixed', self.settings)[0]
+    with input_rate.corpus_in(place, settings.model, work) as setup:
+      rates = input_rate.pipeline(setup, settings.rounds)
+    return input_rate.compared(rates, step_seconds, work.batch)
 
   def growth(self) -> None:
     once = self.results.once
@@ -137,7 +141,14 @@ class Bench:
         for side in sides:
           once(what, 'first step', side, self.startup, side)
       elif what == 'input':
-        once(what, 'pipeline', 'jax', self.input)
+        step = works('kept', settings)[0]
+        once(what, 'a step', step.name, self.step, step)
+        seconds = self.results.found[what]['a step'][step.name]['median']
+        for place in input_rate.PLACES:
+          once(what, 'pipeline', place, self.input, place, seconds)
+      elif what == 'remat':
+        for work in works(what, settings):
+          once(what, work.name, 'jax', self.step, work)
       else:
         self.growth()
 

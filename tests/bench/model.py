@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from configs import base
 from mgcma_jax.training.setup import make_setup
-from mgcma_jax.training.speech import row_buckets
 from tests.bench import lengths
 from tests.bench.work import Work
 
@@ -51,6 +50,7 @@ def config(model: str, corpus: Path, work: Work) -> ConfigDict:
     changes(model, corpus)
     | {
       'dtype': work.dtype,
+      'remat': work.remat,
       'optim.freeze': work.freeze,
       'batch_size': work.batch,
       # Groups of the published 4 where the batch has them.
@@ -84,7 +84,7 @@ def task(
     'batches': [
       dataclasses.asdict(sizes)
       for sizes in lengths.batches(
-        work, row_buckets(setup), setup.card.model.wav2vec2
+        work, setup.row_buckets, setup.card.model.wav2vec2
       )
     ],
   }

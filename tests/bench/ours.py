@@ -14,9 +14,7 @@ from mgcma_jax.training import compiled
 from mgcma_jax.training.optim import OptimConfig, make_optimizer
 from mgcma_jax.training.sharding import make_mesh
 from mgcma_jax.training.state import initial_params, initial_state
-from tests.bench.work import Sizes, Utterances, Work
-
-NUM_STEPS = 1000  # that a schedule would count with; the default is constant
+from tests.bench.work import NUM_STEPS, Sizes, Utterances, Work
 
 
 class Ours:

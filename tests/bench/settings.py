@@ -1,12 +1,12 @@
 """What a benchmark is asked for, and the machine that it runs on."""
 
-import hashlib
 import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from mgcma_jax.training.files import sources_digest
 from tests.bench.model import SIZES
 from tests.bench.process import PLATFORMS, ROOT
 
@@ -15,6 +15,7 @@ WHAT = (
   'forward',
   'kept',
   'mixed',
+  'remat',
   'input',
   'startup',
   'memory',
@@ -23,6 +24,7 @@ WHAT = (
 PEERS = ('eager', 'compile')
 DTYPES = ('float32', 'bfloat16')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'torch', 'transformers')
+SOURCES = ('mgcma_jax', 'configs', 'tests/bench', 'tests/torch_reference')
 # Variables that change how fast either side is.
 TUNING = ('XLA_', 'JAX_', 'TORCH', 'OMP_', 'MKL_', 'GLIBC_', 'LD_PRELOAD')
 
@@ -89,11 +91,8 @@ def machine() -> dict:
 
 
 def versions() -> dict[str, str]:
-  """Of the packages, of Python and, by its sources' digest, of our code."""
-  digest = hashlib.sha256()
-  for path in sorted((ROOT / 'mgcma_jax').rglob('*.py')):
-    digest.update(path.read_bytes())
+  """Of the packages, of Python and, by a digest, of the code of both sides."""
   return {name: version(name) for name in PACKAGES} | {
     'python': platform.python_version(),
-    'mgcma_jax': digest.hexdigest()[:12],
+    'sources': sources_digest(*(ROOT / name for name in SOURCES))[:12],
   }

@@ -38,6 +38,7 @@ def paired(results: dict) -> list[dict]:
       'torch / ours': spread(x['ratio']),
       'of all seconds': f'{x["total_ratio"]:.2f}',
       'peak, GiB': ' / '.join(f'{b / GIB:.2f}' for b in x['peak_bytes']),
+      'device': ' / '.join(sorted(set(x['devices']))),
     }
     for section in PAIRED
     for row, peers in results.get(section, {}).items()
@@ -69,12 +70,20 @@ def startup(results: dict) -> list[dict]:
 def input_rate(results: dict) -> list[dict]:
   return [
     {
+      'speech': place,
       'pipeline, utterances/s': spread(x['pipeline']),
       'step, utterances/s': f'{x["step"]:.3g}',
       'ratio': f'{x["ratio"]:.3g}',
     }
-    for columns in results.get('input', {}).values()
-    for x in columns.values()
+    for place, x in results.get('input', {}).get('pipeline', {}).items()
+  ]
+
+
+def remat(results: dict) -> list[dict]:
+  return [
+    {'work': row, 's': spread(x), 'peak, GiB': f'{x["peak_bytes"] / GIB:.2f}'}
+    for row, sides in results.get('remat', {}).items()
+    for x in sides.values()
   ]
 
 
@@ -96,6 +105,7 @@ SECTIONS = {
   'Peak memory of a process that holds one side alone': memory,
   'From command to first finished training step': startup,
   'Input': input_rate,
+  'Remat': remat,
   'Growth': growth,
 }
 

@@ -78,6 +78,7 @@ def test_all_of_it_runs(tmp_path, monkeypatch):
     growth, 'WORKS', {k: v[:2] for k, v in growth.WORKS.items()}
   )
   what = ('train', 'kept', 'mixed', 'memory', 'startup', 'input', 'growth')
+  what += ('remat',)
   more = {'what': what, 'peers': ('eager', 'compile')}
   settings = Settings(**GIVEN | more, out=tmp_path)
   shown = bench.run(settings).read_text()
@@ -90,7 +91,10 @@ def test_all_of_it_runs(tmp_path, monkeypatch):
   start = found['startup']['first step']
   assert start.keys() == {'jax', 'eager', 'compile'}
   assert start['jax']['warm']['median'] < start['jax']['cold']['median']
-  assert found['input']['pipeline']['jax']['ratio'] > 0
+  assert len(found['input']['pipeline']) == 3
+  assert all(x['ratio'] > 0 for x in found['input']['pipeline'].values())
+  plain, remat = found['remat']
+  assert remat == f'{plain}, remat'
   assert found['growth']['utterances'].keys() == {'50', '100'}
   assert '<svg' in (tmp_path / 'growth.svg').read_text()
   for title in table.SECTIONS:

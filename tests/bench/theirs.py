@@ -4,12 +4,10 @@ import os
 
 import torch
 
-from tests.bench.work import Sizes, Utterances, Work
+from tests.bench.work import NUM_STEPS, Sizes, Utterances, Work
 from tests.torch_reference.losses import objective
 from tests.torch_reference.mgcma import MGCMA
 from tests.torch_reference.training import make_optimizer, update
-
-NUM_STEPS = 1000  # that a schedule would count with; the default is constant
 
 
 class Theirs:

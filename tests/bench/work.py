@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Int16, Shaped
 
+NUM_STEPS = 1000  # that a schedule would count with; the default is constant
 FIRST_WORD = 5  # [PAD], [UNK], [CLS], [SEP] and [MASK] come before
 
 
@@ -24,6 +25,7 @@ class Work:
     tokens: of each utterance, with [CLS] and [SEP]; None with seconds.
     steps: of an epoch of mixed lengths; None without.
     kept: the output of the frozen convolutions is given, not the waveform.
+    remat: ours keeps a layer's input alone for the backward pass.
   """
 
   what: str
@@ -34,6 +36,7 @@ class Work:
   tokens: int | None = 24
   steps: int | None = None
   kept: bool = False
+  remat: bool = False
 
   @property
   def mixed(self) -> bool:
@@ -50,7 +53,7 @@ class Work:
     if self.what == 'train':
       frozen = 'kept' if self.kept else 'frozen'
       parts.append(f'conv {frozen if self.freeze == "conv" else "trained"}')
-    return ', '.join(parts)
+    return ', '.join(parts + ['remat'] * self.remat)
 
 
 @dataclass(frozen=True)

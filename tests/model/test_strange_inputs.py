@@ -106,10 +106,10 @@ class Model:
     rows = tuple(name and place[name] for name in names)
     real = [row for row in rows if row is not None]
     samples_N, tokens_N = train.lengths.samples_N, train.lengths.tokens_N
-    size = self.setup.buckets.fit(
-      int(samples_N[real].max()), int(tokens_N[real].max())
+    (samples,), (tokens,) = self.setup.buckets.fit(
+      samples_N[real].max(keepdims=True), tokens_N[real].max(keepdims=True)
     )
-    return train.load(PlannedBatch(rows, *size))
+    return train.load(PlannedBatch(rows, int(samples), int(tokens)))
 
 
 @pytest.fixture(

@@ -67,7 +67,6 @@ class Config(TypedDict):
   w_ia: float
   w_ce: float
   dtype: Literal[None, 'float32', 'bfloat16']  # bfloat16: under autocast
-  remat: bool  # of the Flax model's backward pass; nothing here
   unroll: int  # of the Flax model's loops; nothing here
   remat: bool  # in the Flax model's backward pass; nothing here
   wav2vec2: dict

@@ -129,10 +129,14 @@ def test_a_warm_start_waits_for_no_program(
   assert '/jax/compilation_cache/cache_misses' not in events
   assert '/jax/compilation_cache/cache_hits' in events
   assert_same_run(tmp_path / 'cold', tmp_path / 'warm')
+  # What has been removed is not compiled in an epoch either.
+  next(own_cache.glob('*-cache')).unlink()
+  train_and_evaluate(config, tmp_path / 'gone')
+  assert len(waits) == 2
   # Another set of shapes is another name.
   config.text_buckets = (12, 16)
   train_and_evaluate(config, tmp_path / 'other')
-  assert len(waits) == 2
+  assert len(waits) == 3
 
 
 class Lowered(jax.stages.Lowered):

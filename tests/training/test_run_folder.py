@@ -11,6 +11,7 @@ from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
 from mgcma_jax.model import MGCMAConfig
 from mgcma_jax.training.run_folder import (
   ModelCard,
+  check_config,
   read_card,
   read_config,
   write_card,
@@ -60,6 +61,15 @@ def test_a_changed_card_is_refused(card, tmp_path, keys, value, said):
   path.write_text(json.dumps(stored))
   with pytest.raises(ValueError, match=f'{path} is damaged .*{said}'):
     read_card(tmp_path)
+
+
+def test_what_changes_no_number_may_change(tmp_path):
+  """So that an error's cure, such as device_data_gb=0, works in its folder."""
+  config = {'device_data_gb': 4.0, 'reader_threads': 8, 'optim': {'clip': 1.0}}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  check_config(tmp_path, config | {'device_data_gb': 0, 'reader_threads': 1})
+  with pytest.raises(ValueError, match='clip: 1.0 there, 2.0 here$'):
+    check_config(tmp_path, config | {'optim': {'clip': 2.0}})
 
 
 @pytest.mark.parametrize(

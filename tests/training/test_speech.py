@@ -20,7 +20,7 @@ from mgcma_jax.training.conv_features import KeptFeatures
 from mgcma_jax.training.files import user_cache
 from mgcma_jax.training.interrupt import Interruption
 from mgcma_jax.training.setup import make_setup
-from mgcma_jax.training.speech import Speech, row_buckets
+from mgcma_jax.training.speech import Speech
 from mgcma_jax.training.state import initial_params
 from tests.runs import assert_same_run, interrupt_after
 
@@ -107,10 +107,10 @@ def test_wrong_values(config, key, value, match):
 def test_rows_that_cannot_be(config, changes, match):
   change(config, changes)
   with pytest.raises(ValueError, match=match):
-    row_buckets(make_setup(config))
+    make_setup(config)
   config.optim.freeze = 'none'  # no kept features, no such rows
   setup = make_setup(config)
-  assert row_buckets(setup) == setup.buckets
+  assert setup.row_buckets == setup.buckets
 
 
 def test_the_default_folder(monkeypatch):
