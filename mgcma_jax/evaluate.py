@@ -113,13 +113,20 @@ def main() -> None:
     print(f'\nwritten to {workdir / "evaluations"}')
     return
   before = read_json(workdir / 'result.json')
-  how = _compared(repeated, before)
+  how = compared(repeated, before)
   print(f'\n{how} {workdir / "result.json"}: {before["protocol"]}')
 
 
-def _compared(repeated: dict[str, Any], before: dict[str, Any]) -> str:
-  """Says too how many utterances changed their class, at least: those near to
-  a boundary may, as an utterance in another row is rounded otherwise."""
+def compared(repeated: dict[str, Any], before: dict[str, Any]) -> str:
+  """'the same as', or how many utterances changed their class, at least.
+
+  Those near to a boundary may, as an utterance in another row is rounded
+  otherwise.
+
+  Args:
+    repeated: figures of the same utterances again.
+    before: those of result.json.
+  """
   confusions = repeated['confusion_matrix'], before['confusion_matrix']
   moved = int(np.abs(np.subtract(*confusions)).sum()) // 2
   if not moved:

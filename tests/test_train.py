@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mgcma_jax import train
-from mgcma_jax.evaluate import evaluate
+from mgcma_jax.evaluate import compared, evaluate
 from mgcma_jax.export import export
 from mgcma_jax.inputs.pipeline import Examples, batches
 from mgcma_jax.inputs.plan import evaluation_plan
@@ -126,6 +126,15 @@ def test_evaluate_repeats_the_figures(finished):
   repeated = evaluate(workdir)
   for name, value in repeated.items():
     assert value == result.figures[name], name
+
+
+def test_evaluate_tells_how_many_moved():
+  before = {'confusion_matrix': [[2, 0], [1, 3]], 'WA': 5 / 6, 'UA': 0.875}
+  assert compared(before, before) == 'the same as'
+  now = {'confusion_matrix': [[1, 1], [2, 2]]}
+  assert compared(now, before) == (
+    'NOT the same, for 2 of 6 utterances, as the WA 83.33 and UA 87.50 of'
+  )
 
 
 def test_evaluate_on_another_corpus(finished, tiny_corpus):

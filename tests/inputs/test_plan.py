@@ -119,6 +119,13 @@ def test_evaluation_covers_everything_and_fills_up():
   assert rows(plan)[13:] == [None] * 3
 
 
+def test_what_fills_up_does_not_count():
+  """The last utterance is short and has the longest text."""
+  lengths = Lengths(np.arange(5, 0, -1) * 16_000, np.array([3, 3, 3, 3, 64]))
+  first, last = evaluation_plan(lengths, BUCKETS, 4)
+  assert (first.num_tokens, last.num_tokens) == (64, 32)
+
+
 def test_waste_is_hand_worked():
   """Two of 1 s and 2 s in a bucket of 2 s: 1 s of 4 s is padding."""
   lengths = Lengths(np.array([16_000, 32_000]), np.array([3, 3]))
