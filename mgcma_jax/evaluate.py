@@ -126,6 +126,9 @@ def compared(repeated: dict[str, Any], before: dict[str, Any]) -> str:
   Args:
     repeated: figures of the same utterances again.
     before: those of result.json.
+
+  Returns:
+    The words that come before the file's name.
   """
   confusions = repeated['confusion_matrix'], before['confusion_matrix']
   moved = int(np.abs(np.subtract(*confusions)).sum()) // 2

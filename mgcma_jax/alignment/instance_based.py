@@ -1,8 +1,8 @@
 """Instance-based alignment (IAM): section 2.4, Eqs. (9)-(11).
 
 Read literally, (9)'s denominator sums the positives only; here it runs over
-the other utterances' texts, as an InfoNCE must. The paper
-takes dot products of sequences: they are pooled and normalised first (A9).
+the other utterances' texts, as an InfoNCE must. The paper takes dot products of
+sequences: they are pooled and normalised first (A9).
 """
 
 import flax.linen as nn

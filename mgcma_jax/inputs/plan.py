@@ -76,7 +76,18 @@ class Buckets:
   def fit(
     self, samples_M: Int[np.ndarray, 'M'], tokens_M: Int[np.ndarray, 'M']
   ) -> tuple[Int[np.ndarray, 'M'], Int[np.ndarray, 'M']]:
-    """The shortest samples and tokens of the buckets that hold these."""
+    """The shortest samples and tokens of the buckets that hold these.
+
+    Args:
+      samples_M: of a row of each of M batches, at 16 kHz.
+      tokens_M: of a text of each.
+
+    Returns:
+      The sizes, [M] each.
+
+    Raises:
+      IndexError: one is longer than the last bucket, which `check` finds.
+    """
     return tuple(
       np.array(sizes)[np.searchsorted(sizes, length_M)]
       for sizes, length_M in (

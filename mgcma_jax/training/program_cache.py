@@ -57,10 +57,13 @@ class Known:
 
   @classmethod
   def of(cls, name: str) -> 'Known | None':
-    """None where some programs would not be kept.
+    """The file, which need not exist.
 
     Args:
       name: tells these programs from others of this code, machine and flags.
+
+    Returns:
+      None where some programs would not be kept.
     """
     folder = jax.config.jax_compilation_cache_dir
     enabled = folder and jax.config.jax_enable_compilation_cache
@@ -81,7 +84,7 @@ class Known:
     return set(self.path.read_text().split()) <= self._programs()
 
   def write(self) -> None:
-    """Now that all are kept."""
+    """Now that all are kept; OSError where the disk is full."""
     write_whole(self.path, '\n'.join(sorted(self._programs())))
 
   def _programs(self) -> set[str]:

@@ -23,7 +23,7 @@ turns, and a row's ratio is taken round by round.
              reference and makes a step
     input    utterances per second of the pipeline, from each place where
              speech may lie, and of a step on kept features
-    remat    seconds and memory of a step of ours, without and with --remat
+    remat    seconds and memory of a step of ours, without and with remat
     growth   step time against length and batch, time to start and to plan all
              epochs against the number of utterances; growth.svg
   --peers    eager, compile; the headline of a row is the better one's

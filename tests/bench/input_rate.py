@@ -68,7 +68,7 @@ def _features(path: Path, setup: Setup) -> Store:
 
 
 def pipeline(setup: Setup, rounds: int) -> list[float]:
-  """Utterances per second of so many epochs, after one that warms up."""
+  """Utterances per second of so many epochs each, after one to warm up."""
   rates = []
   for epoch in tqdm(range(1 + rounds), 'input', leave=False):
     plan = setup.plan(epoch)
