@@ -16,7 +16,8 @@ turns, and a row's ratio is taken round by round.
     mixed    --steps training steps on lengths like IEMOCAP's, with padding
              and compilation in the time; the frozen convolutions' output is
              given to both: ours in rows of two utterances, torch's padded to
-             the longest of the batch
+             the longest of the batch. A block has a process of its own, in
+             which torch.compile traces anew: for it, --rounds=1
     memory   peak memory of each side alone after some steps of each row
     startup  seconds from command to first step, with cold and warm caches:
              python -m mgcma_jax.train, beside a torch process that builds the

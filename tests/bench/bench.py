@@ -17,7 +17,7 @@ from tests.bench import (
   startup,
   table,
 )
-from tests.bench.process import Worker
+from tests.bench.process import Successive, Worker
 from tests.bench.results import Results
 from tests.bench.settings import Settings
 from tests.bench.work import Work
@@ -66,9 +66,10 @@ class Bench:
   def pair(self, work: Work, peer: str) -> dict:
     """Both sides in turn."""
     num = self.settings.rounds
+    kind = Successive if work.mixed else Worker
     with (
-      Worker(self.task('jax', work)) as ours,
-      Worker(self.task(peer, work)) as theirs,
+      kind(self.task('jax', work)) as ours,
+      kind(self.task(peer, work)) as theirs,
     ):
       if work.mixed:
         blocks = pairs.shared_out(work.steps, num)

@@ -52,8 +52,10 @@ class Worker:
     peak_bytes: the most memory it has held so far.
   """
 
-  def __init__(self, task: dict, caches: Path | None = None):
+  def __init__(self, task: dict, caches: Path | None = None, first: int = 0):
+    """first: the step that it begins with."""
     self.device, self.peak_bytes = None, None
+    self._next = first
     with ExitStack() as stack:
       if caches is None:
         caches = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -84,13 +86,44 @@ class Worker:
       ProcessError: it died.
     """
     try:
-      self._process.stdin.write(f'{steps}\n')
+      self._process.stdin.write(f'{self._next} {steps}\n')
       self._process.stdin.flush()
     except BrokenPipeError:
       raise died(self._process, self._log) from None
     answer = self._process.stdout.readline()
     if not answer:
       raise died(self._process, self._log)
+    self._next += steps
     answer = json.loads(answer)
     self.device, self.peak_bytes = answer['device'], answer['peak_bytes']
     return answer['seconds']
+
+
+class Successive:
+  """A worker for each block, all with the same caches, as after long utterances
+  one holds gigabytes which the other side needs.
+
+  Attributes:
+    device: what they run on.
+    peak_bytes: the most memory that one of them held.
+  """
+
+  def __init__(self, task: dict):
+    self.device, self.peak_bytes = None, 0
+    self._task, self._next = task, 0
+    self._folder = tempfile.TemporaryDirectory()
+
+  def __enter__(self) -> 'Successive':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._folder.cleanup()
+
+  def go(self, steps: int) -> float:
+    """As Worker.go; the start of a process does not count."""
+    with Worker(self._task, Path(self._folder.name), self._next) as worker:
+      seconds = worker.go(steps)
+      self.device = worker.device
+      self.peak_bytes = max(self.peak_bytes, worker.peak_bytes)
+    self._next += steps
+    return seconds

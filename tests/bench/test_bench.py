@@ -143,7 +143,7 @@ def test_compilation_counts_in_the_first_block_of_mixed_lengths(
   sizes = Sizes((400,), (3,), (400, 8))
   task = {'work': asdict(work), 'batches': [asdict(sizes)], 'vocab_size': 30}
   answers = io.StringIO()
-  worker.serve(task, io.StringIO('1\n1\n'), answers)
+  worker.serve(task, io.StringIO('0 1\n1 1\n'), answers)
   found = [json.loads(x)['seconds'] for x in answers.getvalue().splitlines()]
   assert found == ([32.0, 2.0] if steps else [2.0, 2.0])
 

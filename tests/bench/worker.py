@@ -1,10 +1,9 @@
 """A process that holds one side and steps when it is told to.
 
-Its argument is a task, in JSON. For each line with a number n on stdin it makes
-n steps, and answers with a line of JSON.
+Its argument is a task, in JSON. For each line 'k n' on stdin it makes the n
+steps from the k-th on, and answers with a line of JSON.
 """
 
-import ctypes
 import json
 import os
 import resource
@@ -46,37 +45,28 @@ def peak_bytes(side) -> int:
   return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def give_back_memory() -> None:
-  """What was freed, to the system: after long utterances it is gigabytes, which
-  the other side needs. For long blocks, as the next step gets slower."""
-  if trim := getattr(ctypes.CDLL(None), 'malloc_trim', None):  # of glibc
-    trim(0)
-
-
 def serve(task: dict, orders: TextIO, answers: TextIO) -> None:
   """Until there are no more orders."""
   work = Work(**task['work'])
   batches = [Sizes(**sizes) for sizes in task['batches']]
   side = side_of(task, work)
-  step, started = 0, time.monotonic()
+  started = time.monotonic()
   side.prepare(batches)
-  # Compilation counts where padding does, in the first block.
-  preparing = time.monotonic() - started if work.mixed else 0.0
+  preparing = time.monotonic() - started
   for order in orders:
-    sizes = [batches[i % len(batches)] for i in range(step, step + int(order))]
-    drawn = [
-      (Utterances.draw(size, task['vocab_size'], step + i), size)
-      for i, size in enumerate(sizes)
-    ]
-    step += len(drawn)
+    first, steps = map(int, order.split())
+    drawn = []
+    for step in range(first, first + steps):
+      sizes = batches[step % len(batches)]
+      drawn.append((Utterances.draw(sizes, task['vocab_size'], step), sizes))
+    seconds = block(side, drawn, padding=work.mixed)
+    # Compilation counts where padding does, once.
+    counts = work.mixed and first == 0
     answer = {
-      'seconds': block(side, drawn, padding=work.mixed) + preparing,
+      'seconds': seconds + (preparing if counts else 0.0),
       'peak_bytes': peak_bytes(side),
       'device': side.device,
     }
-    if work.mixed:
-      give_back_memory()
-    preparing = 0.0
     print(json.dumps(answer), file=answers, flush=True)
 
 
