@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
   # mgcma_jax/features in $XDG_CACHE_HOME or ~/.cache
   config.per_row = 2  # utterances end to end in a row of kept features; 1: each
   # has a row, padded to the longest
-  config.row_buckets = (5, 7, 9, 11, 13, 16, 20, 26, 36, 70)  # s, of such rows
+  config.row_buckets = (5, 7, 9, 11, 13, 16, 20, 26, 38, 70)  # s, of such rows
   config.device_data_gb = 4.0  # the corpus' speech is held in device memory if
   # it is no larger; 0: never
 
