@@ -1,13 +1,14 @@
 """Nothing is compiled once the first epoch has begun."""
 
 import threading
+from contextlib import closing
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from mgcma_jax.train import train_and_evaluate
-from mgcma_jax.training import loop
+from mgcma_jax.training import compiled, loop
 from mgcma_jax.training.compiled import Compilation, Step
 from mgcma_jax.training.loop import Loop
 from mgcma_jax.training.sharding import make_mesh
@@ -217,3 +218,17 @@ def test_nothing_is_begun_after_the_end(monkeypatch):
   compilation._pool.shutdown()  # until its threads have ended
   made = [f for f in step.programs.values() if f.done() and not f.cancelled()]
   assert 0 < len(made) < 100
+
+
+def test_what_compiling_freed_goes_back(monkeypatch):
+  """After each program; else glibc keeps gigabytes at base size."""
+  given_back = []
+  monkeypatch.setattr(
+    compiled, '_give_back_memory', lambda: given_back.append(1)
+  )
+  model_step = Step(jax.jit(lambda x, batch: x), make_mesh(1))
+  shapes = [(1, 400, 4), (1, 800, 4)]
+  with closing(Compilation([(model_step, 1.0, shapes)])) as compilation:
+    compilation.wait()
+    compilation._pool.shutdown(wait=True)
+  assert len(given_back) == 2
