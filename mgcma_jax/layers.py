@@ -72,8 +72,12 @@ def zero_padding(
 
 
 def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
-  """x Phi(x), exact. jax.nn.gelu takes erfc, which is slower on a CPU."""
-  return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
+  """x Phi(x), exact, rounded once to x's dtype.
+
+  jax.nn.gelu takes erfc, which is slower on a CPU.
+  """
+  y = at_least_float32(x)
+  return (0.5 * y * (1 + jax.lax.erf(y * 2**-0.5))).astype(x.dtype)
 
 
 def checkpointed(

@@ -74,6 +74,14 @@ def test_gelu_is_exact(x64):
   np.testing.assert_allclose(layers.gelu(jnp.asarray(x)), x * norm.cdf(x))
 
 
+def test_gelu_rounds_once_in_bfloat16():
+  x = jnp.linspace(-4, 4, 1001, dtype=jnp.bfloat16)
+  exact = np.asarray(x, float) * norm.cdf(np.asarray(x, float))
+  error = np.abs(np.asarray(layers.gelu(x), float) - exact)
+  assert (error <= 2**-8 * np.abs(exact) + 1e-6).all()
+  assert layers.gelu(x).dtype == jnp.bfloat16
+
+
 def attention_by_hand(params, x_BTD, context_BND, mask_B1N, num_heads):
   """Eqs. (1)-(3), one query at a time."""
 

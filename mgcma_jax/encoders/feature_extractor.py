@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mgcma_jax.encoders.strided_conv import StridedConv
 from mgcma_jax.encoders.wav2vec2_config import Wav2Vec2Config
 from mgcma_jax.layers import (
   NORM_EPS,
@@ -35,12 +36,11 @@ class FeatureExtractor(nn.Module):
       zip(config.conv_dim, config.conv_kernel, config.conv_stride)
     ):
       fan_in = x_BTC.shape[-1] * kernel
-      x_BTC = nn.Conv(
+      x_BTC = StridedConv(
         channels,
-        (kernel,),
-        (stride,),
-        'VALID',
-        use_bias=config.conv_bias,
+        kernel,
+        stride,
+        config.conv_bias,
         # The waveform is not rounded: this convolution costs next to nothing.
         dtype=config.dtype if i else None,
         kernel_init=nn.initializers.variance_scaling(2, 'fan_in', 'normal'),

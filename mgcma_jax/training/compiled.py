@@ -21,7 +21,7 @@ from mgcma_jax.inputs.plan import Shape
 from mgcma_jax.inputs.store import Store
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch, Leaf
-from mgcma_jax.training import steps
+from mgcma_jax.training import compiler, steps
 from mgcma_jax.training.sharding import replicated, split
 from mgcma_jax.training.state import batch_shape
 
@@ -59,6 +59,7 @@ def training(
     donate_argnums=0,
     in_shardings=(everywhere, split(mesh)),
     out_shardings=everywhere,
+    compiler_options=compiler.options(),
   )
   return Step(jitted, mesh)
 
@@ -68,6 +69,7 @@ def evaluation(model: MGCMA, mesh: jax.sharding.Mesh) -> Step:
   jitted = jax.jit(
     functools.partial(steps.evaluation_step, model),
     in_shardings=(replicated(mesh), split(mesh)),
+    compiler_options=compiler.options(),
   )
   return Step(jitted, mesh)
 

@@ -33,7 +33,7 @@ from mgcma_jax.training.files import write_json, writing
 from mgcma_jax.training.lock import awaited
 from mgcma_jax.training.optim import Params
 
-FORMAT = 1  # a new one wherever the same folder name would mean other bytes
+FORMAT = 2  # a new one wherever the same folder name would mean other bytes
 DATA, MANIFEST = 'features.bin', 'manifest.json'
 SAVE_SECONDS = 10
 BLOCK = 2**24  # bytes read at a time

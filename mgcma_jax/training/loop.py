@@ -29,7 +29,11 @@ from mgcma_jax.training.optim import (
 from mgcma_jax.training.program_cache import Known
 from mgcma_jax.training.setup import Setup
 from mgcma_jax.training.speech import Speech
-from mgcma_jax.training.state import initial_params, initial_state
+from mgcma_jax.training.state import (
+  initial_params,
+  initial_state,
+  parameter_shapes,
+)
 from mgcma_jax.training.steps import TrainState
 
 
@@ -95,9 +99,7 @@ class Loop:
       self.checkpoints.forget_best_after(0)
       params = initial_params(self.model, self.run.seed, setup.weights)
       return jax.device_put(fresh(params), everywhere), Progress()
-    shapes = jax.eval_shape(
-      lambda: fresh(initial_params(self.model, self.run.seed, {}))
-    )
+    shapes = jax.eval_shape(fresh, parameter_shapes(self.model))
     return self.checkpoints.restore_last(shapes, everywhere)
 
   @property

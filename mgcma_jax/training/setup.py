@@ -28,7 +28,7 @@ from mgcma_jax.training.run_folder import (
   selected_params,
 )
 from mgcma_jax.training.speech_config import SpeechConfig, row_buckets
-from mgcma_jax.training.state import initial_params
+from mgcma_jax.training.state import parameter_shapes
 
 SCRATCH = 'scratch'
 SELECT = ('val', 'last', 'oracle_test')
@@ -209,8 +209,7 @@ def _stored_params(source: Path, model: MGCMAConfig) -> Params:
   if (source / 'checkpoints').exists():
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return selected_params(source, device)
-  shapes = jax.eval_shape(lambda: initial_params(MGCMA(model), 0, {}))
-  return torch_weights.load(source, shapes)
+  return torch_weights.load(source, parameter_shapes(MGCMA(model)))
 
 
 def _protocol(config: ConfigDict, held_out: str) -> str:

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -13,6 +12,7 @@ from mgcma_jax.inputs.store import Store
 from mgcma_jax.metrics import Mean
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
+from mgcma_jax.training import compiler
 from mgcma_jax.training.optim import Params, partition
 from mgcma_jax.training.steps import TrainState, loss_fn
 
@@ -44,6 +44,17 @@ def batch_shape(shape: Shape, store: Store | None = None) -> Batch:
   return batch.replace(**{store.field: store.shape(B, S)}) if store else batch
 
 
+def parameter_shapes(model: MGCMA) -> Params:
+  """Shapes and dtypes of the model's parameters."""
+  return jax.eval_shape(functools.partial(_draw, model), jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # so that it is traced once
+def _draw(model, key):
+  batch = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), example_batch(1))
+  return model.init(key, batch)['params']
+
+
 def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
   """Random parameters, with those that are given in their places.
 
@@ -59,15 +70,8 @@ def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
     ValueError: a given parameter that the model does not have, or whose shape
       is another; all are named.
   """
-  batch = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), example_batch(1))
   given = flatten_dict(given, sep='/')
-
-  @jax.jit  # so that it is traced once
-  def draw(key, batch):
-    return flatten_dict(model.init(key, batch)['params'], sep='/')
-
-  key = jax.random.key(seed)
-  shapes = jax.eval_shape(draw, key, batch)
+  shapes = flatten_dict(parameter_shapes(model), sep='/')
   wrong = [
     f'{path}: {value.shape} given, {shapes[path].shape} in the model'
     if path in shapes
@@ -78,11 +82,12 @@ def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
   if wrong:
     raise ValueError('these weights do not fit:\n  ' + '\n  '.join(wrong))
 
-  @jax.jit
-  def draw_the_others(key, batch):
-    return {p: x for p, x in draw(key, batch).items() if p not in given}
+  @functools.partial(jax.jit, compiler_options=compiler.options())
+  def draw_the_others(key):
+    drawn = flatten_dict(_draw(model, key), sep='/')
+    return {path: x for path, x in drawn.items() if path not in given}
 
-  params = draw_the_others(key, batch)
+  params = draw_the_others(jax.random.key(seed))
   params |= {path: jnp.asarray(value) for path, value in given.items()}
   return unflatten_dict({path: params[path] for path in shapes}, sep='/')
 

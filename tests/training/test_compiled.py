@@ -7,11 +7,19 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from configs import base
+from mgcma_jax.model import MGCMA, MGCMAConfig
 from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training import compiled, loop
 from mgcma_jax.training.compiled import Compilation, Step
 from mgcma_jax.training.loop import Loop
+from mgcma_jax.training.optim import OptimConfig, make_optimizer
 from mgcma_jax.training.sharding import make_mesh
+from mgcma_jax.training.state import (
+  batch_shape,
+  initial_state,
+  parameter_shapes,
+)
 from tests.runs import assert_same_run, interrupt_after, metrics
 
 SHAPES = """
@@ -232,3 +240,21 @@ def test_what_compiling_freed_goes_back(monkeypatch):
     compilation.wait()
     compilation._pool.shutdown(wait=True)
   assert len(given_back) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='of the CPU backend')
+def test_a_step_of_base_size_takes_less_memory_than_by_default():
+  """1.7 in place of 2.4 GiB of temporary arrays for four times 5 s."""
+  model = MGCMA(MGCMAConfig())
+  optim = OptimConfig(**base.get_optim())
+  optimizer = make_optimizer(optim, 1)
+  state = jax.eval_shape(
+    lambda params: initial_state(model, params, optimizer, optim.freeze, 4, 0),
+    parameter_shapes(model),
+  )
+  step = compiled.training(model, optimizer, make_mesh(1)).jitted
+  program = step.lower(state, batch_shape((4, 80_000, 32))).compile()
+  needed = program.memory_analysis().temp_size_in_bytes
+  print(f'{needed / 2**30:.2f} GiB')
+  assert needed < 1.9 * 2**30

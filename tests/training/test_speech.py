@@ -21,7 +21,7 @@ from mgcma_jax.training.files import user_cache
 from mgcma_jax.training.interrupt import Interruption
 from mgcma_jax.training.setup import make_setup
 from mgcma_jax.training.speech import Speech
-from mgcma_jax.training.state import initial_params
+from mgcma_jax.training.state import parameter_shapes
 from tests.runs import assert_same_run, interrupt_after
 
 
@@ -38,9 +38,7 @@ def config(make_tiny_config, tmp_path):
 
 def speech_of(config):
   setup = make_setup(config)
-  shapes = jax.eval_shape(
-    lambda: initial_params(MGCMA(setup.card.model), 0, {})
-  )
+  shapes = parameter_shapes(MGCMA(setup.card.model))
   weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   return Speech(setup, weights)
 
