@@ -67,6 +67,18 @@ def test_products_see_what_the_convolution_sees(rng, x64):
       np.testing.assert_allclose(form(stride, x, kernel), y, atol=1e-12)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])
+def test_products_are_for_16_bits_on_a_cpu(platform, dtype):
+  """Elsewhere, and of 32 bits, a convolution is the faster one."""
+  x, kernel = jnp.ones((B, T, I), dtype), jnp.ones((3, I, O), dtype)
+  program = jax.jit(lambda *inputs: strided_conv(*inputs, 2)).trace(x, kernel)
+  text = program.lower(lowering_platforms=(platform,)).as_text()
+  products = platform == 'cpu' and dtype == 'bfloat16'
+  assert ('dot_general' in text) == products
+  assert ('stablehlo.convolution' in text) != products
+
+
 def test_it_has_the_parameters_of_flax(rng):
   import flax.linen as nn
 
