@@ -1,8 +1,9 @@
+# shellcheck shell=bash
 # Sourced, not run: `environment <extras>` makes or updates .venv and puts it
 # first on PATH. PYTHON names another interpreter (3.11 to 3.13), VENV another
 # folder than .venv.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 environment() {
   local extras=$1 python=${PYTHON:-python3} venv=${VENV:-.venv}
@@ -15,7 +16,8 @@ environment() {
     exit 1
   fi
   # pip alone takes a while to find that nothing changed; a stamp is quicker.
-  local wanted="$extras $("$python" --version) $(cat pyproject.toml launch/constraints.txt | sha256sum)"
+  local wanted
+  wanted="$extras $("$python" --version) $(cat pyproject.toml launch/constraints.txt | sha256sum)"
   if [ "$(cat "$venv/installed-$extras" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing mgcma_jax[$extras] into $venv …"
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"

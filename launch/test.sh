@@ -3,6 +3,7 @@
 #   --torch  also the comparison with PyTorch (Python 3.11; installs torch)
 #   --tf     also reads the shards through TFDS (installs TensorFlow)
 set -euo pipefail
+# shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh"
 
 extras=test torch=

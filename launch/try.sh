@@ -3,6 +3,7 @@
 # Makes .venv, the corpus, its shards and a trained fold; what is there already
 # is used again.
 set -euo pipefail
+# shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh"
 environment prep
 
