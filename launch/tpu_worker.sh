@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # On the TPU VM, called by tpu.sh:
 #   setup <bucket>           Python, packages; data and runs from the bucket, if there is one
-#   start <bucket> <flags>   trains in the background
+#   train <bucket> <flags>   trains, and ends with its exit code
+#   start <bucket> <flags>   the same in the background
 #   status                   'training-ended <exit code, or killed>', or nothing while it trains
 #   tail, follow             the end of the log; the log as it grows
 #   stop                     as SIGTERM does: the step is finished and saved
@@ -51,6 +52,7 @@ train() { # <bucket> <flags>: until it ends otherwise than by an interruption
     if [ "$code" -ne 75 ] || [ -e tpu-job/stop ]; then break; fi
   done
   echo "$code" >tpu-job/exit
+  return "$code"
 }
 
 mirror_now_and_then() { # <bucket>
@@ -69,7 +71,7 @@ case ${1:-} in
     echo $! >tpu-job/pid
     ;;
   train)
-    mirror_now_and_then "$2" &
+    mirror_now_and_then "$2" >>tpu-job/mirror.txt 2>&1 &
     train "${@:2}"
     ;;
   status)
@@ -86,7 +88,7 @@ case ${1:-} in
     pkill -TERM -f 'mgcma_jax[.]train' || true
     ;;
   *)
-    sed -n '2,8p' launch/tpu_worker.sh >&2
+    sed -n '2,9p' launch/tpu_worker.sh >&2
     exit 2
     ;;
 esac

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 STUBS = Path(__file__).parent / 'stubs'
@@ -222,6 +223,29 @@ def test_wrong_usage(cloud, arguments, said):
   assert done.returncode == 2
   assert said in done.stderr
   assert cloud.calls == []
+
+
+@pytest.mark.parametrize('code', [0, 3])
+def test_skypilot_runs_the_same(cloud, code):
+  """Its two commands, as SkyPilot's shell would give them."""
+  task = yaml.safe_load((ROOT / 'launch' / 'sky.yaml').read_text())
+  assert set(task) <= {
+    *('name', 'resources', 'envs', 'workdir', 'setup', 'run'),
+  }
+  cloud.scene([], [code])
+  path = f'{cloud.stub / "bin"}:{os.environ["PATH"]}'
+  for command, expected in (('setup', 0), ('run', code)):
+    done = subprocess.run(
+      ['bash', '-c', task[command]],
+      cwd=cloud.checkout,
+      env=os.environ
+      | task['envs']
+      | {'PATH': path, 'STUB': str(cloud.stub), 'SYNC_SECONDS': '0.1'},
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == expected, done.stderr
+  assert 'training --config=configs/fold1.py\n' in done.stdout
 
 
 def test_scripts_are_clean():
