@@ -2,12 +2,12 @@
 # Trains on a Cloud TPU VM:  bash launch/tpu.sh [flags] <action> [-- flags of mgcma_jax.train]
 #
 #   create   asks for the TPU as a queued resource and waits until it is there
-#   setup    copies this commit to it, installs it, fetches data and run from the bucket
+#   setup    copies this commit to it, installs it, fetches data and runs from the bucket
 #   run      trains; after a preemption creates, sets up and goes on
 #   logs     follows what training says
-#   fetch    copies the run's folder here, into runs/
+#   fetch    copies runs/ here: from the VM or, where there is none, from the bucket
 #   delete   gives the TPU back
-#   all      create, setup, run, fetch, delete; deletes whatever happened before
+#   all      create, setup, run, fetch, delete; also when it is interrupted or fails
 #
 #   --project --zone --type --runtime --name --bucket   =value
 #   --spot=yes|no    a spot VM is cheaper and may be preempted
@@ -16,16 +16,24 @@
 #   --env=FILE       the same without dashes, in capitals (TYPE=v4-8), a line each
 #   --dry-run        prints the commands and calls none
 #
+# The bucket holds data/, which all runs read, and gets <name>/runs/.
+#
 # Ends with 0, or 2 wrong usage, 3 not there, 4 no permission, 5 no quota or
 # capacity, 6 the request failed or was suspended, 7 over time, 8 the training
 # command failed (it is not tried again), 1 anything else. gcloud's own login is
 # used; no key is given to this script.
 set -euo pipefail
 
-declare -A OPTION=([RUNTIME]=tpu-ubuntu2204-base [NAME]=mgcma [BUCKET]='' [SPOT]=yes [HOURS]=12 [POLL]=60)
+declare -A OPTION=([RUNTIME]='' [NAME]=mgcma [BUCKET]='' [SPOT]=yes [HOURS]=12 [POLL]=60)
 KNOWN=' PROJECT ZONE TYPE RUNTIME NAME BUCKET SPOT HOURS POLL '
+FLAGS=() # of mgcma_jax.train
+BEGUN=   # whether training was
 DRY=
+LOOK=120     # s, that gcloud may take for a look
+LONGEST=3600 # s, for anything else
+GRACE=300    # s, for the step and its checkpoint after `stop`
 ENDED=training-ended # what the VM answers, before the exit code
+WORKER='bash mgcma_jax/launch/tpu_worker.sh'
 
 die() { # <exit code> <message>
   echo "tpu.sh: $2" >&2
@@ -50,37 +58,49 @@ read_file() { # <file>: data, never run
   done
 }
 
-# Runs gcloud; where it fails, says why and ends with the code for it.
-cloud() {
+runtime() { # of the TPU's type, where none is given
+  case ${OPTION[RUNTIME]:-${OPTION[TYPE]}} in
+    v5litepod*) echo v2-alpha-tpuv5-lite ;;
+    v5p*) echo v2-alpha-tpuv5 ;;
+    v6e*) echo v2-alpha-tpuv6e ;;
+    v[234]-*) echo tpu-ubuntu2204-base ;;
+    *) echo "${OPTION[RUNTIME]}" ;;
+  esac
+}
+
+# Runs gcloud for so long at most; shows its errors, and returns this script's
+# exit code for them.
+cloud() { # <seconds> <gcloud's arguments>
+  local limit=$1 errors code=0
+  shift
   if [ -n "$DRY" ]; then
     printf 'gcloud'
     printf ' %q' "$@"
     echo
     return
   fi
-  local errors code=0
   errors=$(mktemp)
-  gcloud "$@" 2>"$errors" || code=$?
+  # Quiet, as a question could not be seen.
+  timeout --foreground "$limit" gcloud --quiet "$@" 2>"$errors" </dev/null || code=$?
   if [ "$code" -ne 0 ]; then
-    code=$(kind_of "$errors")
+    code=$(kind_of "$errors" "$1")
     sed 's/^/  /' "$errors" >&2
   fi
   rm -f "$errors"
   return "$code"
 }
 
-kind_of() { # <file with what gcloud said>: this script's exit code
-  # Its own errors alone: what a command on the VM says is none of them.
-  case $(grep '^ERROR: (gcloud' "$1") in
-    *PERMISSION_DENIED* | *UNAUTHENTICATED* | *'active account'*) echo 4 ;;
+kind_of() { # <file with what gcloud said> <compute or storage>
+  # A command on the VM may use gcloud's storage and say the like.
+  case $(grep "^ERROR: (gcloud\\.$2" "$1") in
+    *PERMISSION_DENIED* | *UNAUTHENTICATED* | *'active account'* | *'not have permission'*) echo 4 ;;
     *RESOURCE_EXHAUSTED* | *[Qq]uota* | *'no more capacity'*) echo 5 ;;
     *NOT_FOUND*) echo 3 ;;
     *) echo 1 ;;
   esac
 }
 
-# Why the last `cloud` failed, and the cure.
-ended_with() { # <exit code> <what was tried>
+ended_with() { # <exit code> <what was tried>: ends with the cure
   local name=${OPTION[NAME]} zone=${OPTION[ZONE]} project=${OPTION[PROJECT]}
   case $1 in
     3) die 3 "$2: $name is not there in $zone: bash launch/tpu.sh create" ;;
@@ -90,134 +110,198 @@ ended_with() { # <exit code> <what was tried>
   esac
 }
 
+# shellcheck disable=SC2046  # two words, here and below
+queued() { # <seconds> <verb> [flags]
+  cloud "$1" compute tpus queued-resources "$2" "${OPTION[NAME]}" $(place) "${@:3}"
+}
+
 place() { echo "--project=${OPTION[PROJECT]}" "--zone=${OPTION[ZONE]}"; }
 
-queued() { # <verb> [flags]
-  local verb=$1
-  shift
-  # shellcheck disable=SC2046  # two words
-  cloud compute tpus queued-resources "$verb" "${OPTION[NAME]}" $(place) "$@"
+# shellcheck disable=SC2046
+on_vm() { # <seconds> <worker> <command>
+  cloud "$1" compute tpus tpu-vm ssh "${OPTION[NAME]}" $(place) "--worker=$2" "--command=$3"
 }
 
-on_vm() { # <worker> <command>
-  # shellcheck disable=SC2046
-  cloud compute tpus tpu-vm ssh "${OPTION[NAME]}" $(place) "--worker=$1" "--command=$2"
+in_time() { [ "$SECONDS" -lt "$((OPTION[HOURS] * 3600))" ]; }
+
+# Its state, or UNKNOWN where gcloud did not answer this time; ends where it
+# never will.
+look() {
+  local state code=0
+  state=$(queued "$LOOK" describe '--format=value(state.state)') || code=$?
+  case $code in
+    0) echo "$state" ;;
+    3 | 4) ended_with "$code" 'looking at the TPU' ;;
+    *) echo UNKNOWN ;;
+  esac
 }
 
-state() { queued describe '--format=value(state.state)'; }
-
-in_time() { # <what was waited for>
-  [ "$SECONDS" -lt "$((OPTION[HOURS] * 3600))" ] || {
-    echo "tpu.sh: $1 took more than --hours=${OPTION[HOURS]}" >&2
-    return 7
-  }
+request() {
+  local spot=()
+  [ "${OPTION[SPOT]}" = no ] || spot=(--spot)
+  queued "$LONGEST" create "--node-id=${OPTION[NAME]}" "--accelerator-type=${OPTION[TYPE]}" \
+    "--runtime-version=$(runtime)" "--valid-until-duration=${OPTION[HOURS]}h" "${spot[@]}" || ended_with $? 'asking for a TPU'
 }
 
-create() {
-  local spot=() now
-  [ "${OPTION[SPOT]}" = yes ] && spot=(--spot)
-  queued create "--node-id=${OPTION[NAME]}" "--accelerator-type=${OPTION[TYPE]}" \
-    "--runtime-version=${OPTION[RUNTIME]}" "--valid-until-duration=${OPTION[HOURS]}h" "${spot[@]}" || ended_with $? 'asking for a TPU'
+await() {
   [ -z "$DRY" ] || return 0
+  local state
   while :; do
-    now=$(state) || ended_with $? 'waiting for the TPU'
-    echo "$(date +%T) ${OPTION[NAME]}: $now"
-    case $now in
+    state=$(look) || exit $?
+    echo "$(date +%T) ${OPTION[NAME]}: $state"
+    case $state in
       ACTIVE) return ;;
-      FAILED | SUSPENDED | SUSPENDING) die 6 "the request is $now: bash launch/tpu.sh delete, then create, in another --zone or with --spot=no" ;;
+      FAILED | SUSPENDED) die 6 "the request is $state: bash launch/tpu.sh delete, then create, in another --zone or with --spot=no" ;;
     esac
-    in_time 'waiting for the TPU' || exit 7
+    in_time || die 7 "waiting for the TPU took more than --hours=${OPTION[HOURS]}: bash launch/tpu.sh delete takes the request back"
     sleep "${OPTION[POLL]}"
   done
 }
 
-setup() {
-  local packed
-  packed=$(mktemp -d)/mgcma_jax.tar.gz
-  git archive --format=tar.gz --output="$packed" HEAD
-  # shellcheck disable=SC2046
-  cloud compute tpus tpu-vm scp "$packed" "${OPTION[NAME]}:mgcma_jax.tar.gz" $(place) --worker=all || ended_with $? 'copying the code'
-  rm -r "$(dirname "$packed")"
-  on_vm all "mkdir -p mgcma_jax && tar -xzf mgcma_jax.tar.gz -C mgcma_jax && bash mgcma_jax/launch/tpu_worker.sh setup $(printf '%q' "${OPTION[BUCKET]}")" ||
-    ended_with $? 'setting up'
+create() {
+  request
+  await
 }
 
-start() { # <flags of train>
-  on_vm all "bash mgcma_jax/launch/tpu_worker.sh start $(printf '%q ' "${OPTION[BUCKET]}" "$@")" || ended_with $? 'starting'
+# What went wrong on a TPU that was taken away meanwhile is no failure: 6.
+failed() { # <exit code> <what was tried>
+  case $(look) in
+    SUSPENDING | SUSPENDED) echo "$(date +%T) preempted" && return 6 ;;
+  esac
+  ended_with "$1" "$2"
+}
+
+# shellcheck disable=SC2046
+setup() {
+  local packed=mgcma_jax.tar.gz code=0
+  if [ -z "$DRY" ]; then
+    packed=$(mktemp --suffix=.tar.gz)
+    git archive --format=tar.gz --output="$packed" HEAD
+  fi
+  cloud "$LONGEST" compute tpus tpu-vm scp "$packed" "${OPTION[NAME]}:mgcma_jax.tar.gz" $(place) --worker=all || code=$?
+  [ -n "$DRY" ] || rm "$packed"
+  [ "$code" -eq 0 ] || failed "$code" 'copying the code' || return
+  on_vm "$LONGEST" all "mkdir -p mgcma_jax && tar -xzf mgcma_jax.tar.gz -C mgcma_jax && $WORKER setup $(printf '%q ' "${OPTION[BUCKET]}" "${OPTION[NAME]}")" ||
+    failed $? 'setting up'
+}
+
+start() {
+  BEGUN=1
+  on_vm "$LONGEST" all "$WORKER start $(printf '%q ' "${OPTION[BUCKET]}" "${OPTION[NAME]}" "${FLAGS[@]}")" || failed $? 'starting'
+}
+
+# The exit code of training, 'killed', or nothing while it goes on or where the
+# VM does not answer, as one that is just being taken away.
+training_ended() {
+  local said
+  said=$(on_vm "$LOOK" 0 "$WORKER status" 2>/dev/null) || return 0
+  [[ $said != "$ENDED "* ]] || echo "${said#"$ENDED "}"
 }
 
 # Waits for the end of training: 0, 6 preempted, 7 over time, 8 it failed.
 watch() {
-  local now said
+  [ -z "$DRY" ] || return 0
+  local state code
   while :; do
-    now=$(state) || ended_with $? 'looking at the TPU'
-    case $now in
-      ACTIVE) ;;
-      *)
-        echo "$(date +%T) preempted ($now)"
+    state=$(look) || exit $?
+    case $state in
+      ACTIVE)
+        code=$(training_ended)
+        case $code in
+          '') ;;
+          0) return 0 ;;
+          *)
+            on_vm "$LOOK" 0 "$WORKER tail" >&2 || true
+            echo "tpu.sh: training ended with $code and is not tried again: mend what it says" >&2
+            return 8
+            ;;
+        esac
+        ;;
+      SUSPENDED | FAILED)
+        echo "$(date +%T) preempted ($state)"
         return 6
         ;;
+      DELETING) die 3 'somebody deletes the TPU' ;;
     esac
-    # A VM that is just being taken away does not answer; its state says so next time.
-    said=$(on_vm 0 'bash mgcma_jax/launch/tpu_worker.sh status' 2>/dev/null) || said=
-    case $said in
-      "$ENDED 0") return 0 ;;
-      "$ENDED "*)
-        on_vm 0 'bash mgcma_jax/launch/tpu_worker.sh tail' >&2 || true
-        echo "tpu.sh: training ended with ${said#"$ENDED "} and is not tried again: mend what it says" >&2
-        return 8
-        ;;
-    esac
-    if ! in_time training; then
-      on_vm all 'bash mgcma_jax/launch/tpu_worker.sh stop' || true
+    if ! in_time; then
+      echo "tpu.sh: training took more than --hours=${OPTION[HOURS]}; the same command goes on" >&2
+      stop
       return 7
     fi
     sleep "${OPTION[POLL]}"
   done
 }
 
-run() { # <flags of train>
-  local code
-  while :; do
-    start "$@"
-    [ -z "$DRY" ] || return 0
-    code=0
-    watch || code=$?
-    [ "$code" -eq 6 ] || return "$code"
-    delete
-    create
-    setup
+# Until the step is finished and saved.
+stop() {
+  local deadline=$((SECONDS + GRACE))
+  on_vm "$LOOK" all "$WORKER stop" || return 0
+  while [ -z "$(training_ended)" ] && [ "$SECONDS" -lt "$deadline" ]; do
+    sleep "${OPTION[POLL]}"
   done
 }
 
-logs() {
-  on_vm 0 'bash mgcma_jax/launch/tpu_worker.sh follow' || ended_with $? 'following the log'
+train() { start && watch; }
+
+set_up_and_train() { setup && train; }
+
+# Runs the command; after a preemption, on another TPU, sets up and trains.
+through_preemptions() { # <command>
+  local code=0
+  "$1" || code=$?
+  while [ "$code" -eq 6 ]; do
+    code=0
+    delete
+    create
+    set_up_and_train || code=$?
+  done
+  return "$code"
 }
 
+run() { through_preemptions train; }
+
+logs() {
+  on_vm 0 0 "$WORKER follow" || ended_with $? 'following the log'
+}
+
+# shellcheck disable=SC2046
 fetch() {
-  mkdir -p runs
-  if [ -n "${OPTION[BUCKET]}" ]; then
-    cloud storage rsync --recursive "gs://${OPTION[BUCKET]}/runs" runs || ended_with $? 'fetching from the bucket'
-  else
-    # shellcheck disable=SC2046
-    cloud compute tpus tpu-vm scp --recurse "${OPTION[NAME]}:mgcma_jax/runs/*" runs $(place) --worker=0 || ended_with $? 'fetching'
+  local code=0
+  cloud "$LONGEST" compute tpus tpu-vm scp --recurse "${OPTION[NAME]}:mgcma_jax/runs" . $(place) --worker=0 || code=$?
+  if [ "$code" -ne 0 ] && [ -n "${OPTION[BUCKET]}" ]; then
+    mkdir -p runs
+    code=0
+    cloud "$LONGEST" storage rsync --recursive "gs://${OPTION[BUCKET]}/${OPTION[NAME]}/runs" runs || code=$?
   fi
+  [ "$code" -eq 0 ] || ended_with "$code" 'fetching'
 }
 
 delete() {
-  queued delete --force --quiet || ended_with $? 'deleting'
+  queued "$LONGEST" delete --force || ended_with $? 'deleting'
 }
 
-all() { # <flags of train>
-  local code=0
-  create
-  # Whatever happens from here on, nobody shall pay for an idle TPU.
-  trap 'delete' EXIT
-  setup
-  run "$@" || code=$?
-  (fetch) || [ "$code" -ne 0 ] || code=1
+# Nobody shall pay for an idle TPU, nor lose what it has computed.
+give_back() {
   trap - EXIT
+  if [ -n "$BEGUN" ]; then
+    (fetch) || die 1 'the results are still on the TPU, which is paid for until: bash launch/tpu.sh fetch, then delete'
+  fi
   delete
+}
+
+interrupted() { # <exit code>: it stays
+  [ -z "$BEGUN" ] || stop
+  (give_back) || true
+  exit "$1"
+}
+
+all() {
+  local code=0
+  request
+  trap 'interrupted $?' EXIT
+  await
+  through_preemptions set_up_and_train || code=$?
+  give_back
   return "$code"
 }
 
@@ -242,9 +326,11 @@ done
 for name in PROJECT ZONE TYPE; do
   [ -n "${OPTION[$name]:-}" ] || die 2 "--${name,,} is missing: give it, or a file that holds it with --env"
 done
+[ -n "$(runtime)" ] || die 2 "--runtime is missing: only those of v2 to v6e are known"
 [[ ${OPTION[HOURS]} =~ ^[0-9]+$ && ${OPTION[POLL]} =~ ^[0-9.]+$ ]] || die 2 "--hours=${OPTION[HOURS]} and --poll=${OPTION[POLL]} must be numbers"
 [[ ${OPTION[SPOT]} =~ ^(yes|no)$ ]] || die 2 "--spot=${OPTION[SPOT]} must be yes or no"
 [ -n "$DRY" ] || command -v gcloud >/dev/null || die 3 'gcloud is not installed: see the Google Cloud CLI'
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-"$action" "$@"
+FLAGS=("$@")
+"$action"
