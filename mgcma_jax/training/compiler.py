@@ -1,9 +1,9 @@
-"""What XLA is told for every program of size."""
+"""What XLA is told for the programs that hold a model."""
 
 import jax
 
-# By default XLA's CPU backend orders a program for concurrency, of which such
-# programs have little, and holds more arrays at a time.
+# By default XLA's CPU backend orders a program for concurrency, of which these
+# have little, and so holds more arrays at a time.
 BY_PLATFORM = {
   'cpu': {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 }
