@@ -33,6 +33,8 @@ turns, and a row's ratio is taken round by round.
   --device   cpu, gpu
   --rounds   of each row; 5 at least for a figure that is published
   --steps    of mixed, shared out over the rounds
+  --longest  s, to which utterances of mixed are cut, on both sides: in float32
+             torch needs over 24 GiB for a batch that is padded to 20 s
   --out      folder of bench.json and bench.md, written after each result; the
              same command goes on where it was interrupted
 
@@ -48,6 +50,7 @@ from absl import flags
 
 from mgcma_jax import command
 from tests.bench.bench import run
+from tests.bench.lengths import LONGEST
 from tests.bench.settings import Settings
 
 
@@ -62,6 +65,7 @@ def main() -> None:
     given.device,
     given.rounds,
     given.steps,
+    given.longest,
     Path(given.out),
   )
   print(f'{run(settings).read_text()}\n{settings.out}')
@@ -75,5 +79,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('device', 'cpu', 'cpu, gpu')
   flags.DEFINE_integer('rounds', 7, 'of each row')
   flags.DEFINE_integer('steps', 200, "of 'mixed'")
+  flags.DEFINE_float('longest', LONGEST, "s, of 'mixed'")
   flags.DEFINE_string('out', 'runs/bench', 'folder to write to')
   command.run(main)

@@ -35,8 +35,11 @@ MEMORY_STEPS = 3
 def works(what: str, settings: Settings) -> list[Work]:
   """The rows of 'train', 'forward', 'kept', 'mixed' or 'remat'."""
   if what == 'mixed':
-    mixed = Work('train', '', 'conv', 4, None, None, settings.steps, kept=True)
-    return [replace(mixed, dtype=dtype) for dtype in settings.dtypes]
+    mixed = {'steps': settings.steps, 'longest': settings.longest, 'kept': True}
+    return [
+      Work('train', dtype, 'conv', 4, None, None, **mixed)
+      for dtype in settings.dtypes
+    ]
   if what == 'remat':
     rows = [row for row in works('train', settings) if row.freeze == 'conv']
     return [replace(r, remat=remat) for r in rows for remat in (False, True)]

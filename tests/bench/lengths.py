@@ -24,12 +24,18 @@ MEDIAN_WORDS, MOST_WORDS = 8, 98
 NORMAL_P95 = 1.6449  # of N(0, 1)
 
 
-def draw(num: int, seed: int) -> Lengths:
-  """Lengths of so many utterances; a word is one token."""
+def draw(num: int, seed: int, longest: float | None = None) -> Lengths:
+  """Lengths of so many utterances; a word is one token.
+
+  Args:
+    num: utterances.
+    seed: of the draw.
+    longest: to which all are cut, s; None: IEMOCAP's.
+  """
   rng = np.random.default_rng(seed)
   spread = math.log(P95 / MEDIAN) / NORMAL_P95
   seconds_N = MEDIAN * np.exp(rng.normal(0, spread, num))
-  seconds_N = seconds_N.clip(SHORTEST, LONGEST)
+  seconds_N = seconds_N.clip(SHORTEST, longest or LONGEST)
   pace_N = MEDIAN_WORDS / MEDIAN * np.exp(rng.normal(0, 0.3, num))
   words_N = np.round(seconds_N * pace_N).clip(1, MOST_WORDS).astype(int)
   samples_N = np.round(seconds_N * SAMPLE_RATE).astype(int)
@@ -42,7 +48,7 @@ def batches(
   """The batches of an epoch, in the order that training has by default; one,
   to be repeated, where all lengths are equal."""
   if work.mixed:
-    drawn = draw(work.steps * work.batch, seed=0)
+    drawn = draw(work.steps * work.batch, 0, work.longest)
     plan = training_plan(drawn, buckets, work.batch, work.batch, 'random', 0, 0)
   else:
     samples = round(work.seconds * SAMPLE_RATE)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mgcma_jax.training.files import sources_digest
+from tests.bench.lengths import LONGEST, SHORTEST
 from tests.bench.model import SIZES
 from tests.bench.process import PLATFORMS, ROOT
 
@@ -40,6 +41,7 @@ class Settings:
   device: str
   rounds: int
   steps: int
+  longest: float
   out: Path
 
   def __post_init__(self):
@@ -58,6 +60,10 @@ class Settings:
       raise ValueError(
         f'--rounds={self.rounds} must lie in 1 to --steps={self.steps}'
       )
+    if not SHORTEST < self.longest <= LONGEST:
+      raise ValueError(
+        f'--longest={self.longest} must lie in {SHORTEST} to {LONGEST} s'
+      )
 
   def of_all_rows(self) -> dict:
     """What all results in a folder share, with machine and versions."""
@@ -66,6 +72,7 @@ class Settings:
       'device': self.device,
       'rounds': self.rounds,
       'steps': self.steps,
+      'longest': self.longest,
       'machine': machine(),
       'versions': versions(),
       'environment': {

@@ -30,6 +30,7 @@ GIVEN = {
   'device': 'cpu',
   'rounds': 2,
   'steps': 2,
+  'longest': 34.14,
 }
 
 
@@ -200,11 +201,15 @@ def test_lengths_are_like_iemocap():
   assert np.median(words_N) == 8 and 1 <= words_N.min() <= words_N.max() <= 98
   again = lengths.draw(5531, seed=0)
   np.testing.assert_array_equal(drawn.samples_N, again.samples_N)
+  cut = lengths.draw(5531, seed=0, longest=16)
+  np.testing.assert_array_equal(
+    cut.samples_N, np.minimum(drawn.samples_N, 256_000)
+  )
 
 
 def test_batches_of_mixed_lengths():
   """Ours in the plan's buckets, torch's only as long as need be."""
-  work = Work('train', 'float32', 'conv', 4, None, None, steps=10)
+  work = Work('train', 'float32', 'conv', 4, None, None, steps=10, longest=12)
   batches = lengths.batches(work, BUCKETS, Wav2Vec2Config())
   assert len(batches) == 10
   buckets = {16_000 * s for s in (2, 5, 12, 35)}
@@ -217,7 +222,7 @@ def test_batches_of_mixed_lengths():
   assert len({sizes.bucket for sizes in batches}) > 1
   every = sorted(n for sizes in batches for n in sizes.samples)
   np.testing.assert_array_equal(
-    every, np.sort(lengths.draw(40, seed=0).samples_N)
+    every, np.sort(lengths.draw(40, seed=0, longest=12).samples_N)
   )
 
 
@@ -281,6 +286,7 @@ def test_other_settings_need_another_folder(tmp_path):
     ({'model': 'large'}, '--model=large: choose from base, tiny'),
     ({'device': 'tpu'}, '--device=tpu: choose from cpu, gpu'),
     ({'rounds': 3}, '--rounds=3 must lie in 1 to --steps=2'),
+    ({'longest': 40.0}, '--longest=40.0 must lie in 0.585 to 34.14 s'),
   ],
 )
 def test_flags_that_cannot_be(tmp_path, change, match):

@@ -24,6 +24,7 @@ class Work:
     seconds: of each utterance; None: lengths as IEMOCAP's.
     tokens: of each utterance, with [CLS] and [SEP]; None with seconds.
     steps: of an epoch of mixed lengths; None without.
+    longest: to which utterances of mixed lengths are cut, s; None: none is.
     kept: the output of the frozen convolutions is given, not the waveform.
     remat: ours keeps a layer's input alone for the backward pass.
   """
@@ -35,6 +36,7 @@ class Work:
   seconds: float | None = 5.0
   tokens: int | None = 24
   steps: int | None = None
+  longest: float | None = None
   kept: bool = False
   remat: bool = False
 
@@ -48,7 +50,8 @@ class Work:
     """Of the row, unique in the table."""
     lengths = f'{self.seconds} s, {self.tokens} tokens'
     if self.mixed:
-      lengths = f'IEMOCAP lengths, {self.steps} steps'
+      cut = f' to {self.longest:g} s' if self.longest else ''
+      lengths = f'IEMOCAP lengths{cut}, {self.steps} steps'
     parts = [f'{self.what} {self.dtype}', f'batch {self.batch}', lengths]
     if self.what == 'train':
       frozen = 'kept' if self.kept else 'frozen'
