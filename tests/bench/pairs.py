@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-BLOCK_SECONDS = 1.0  # of a round at least, or the clock would be the noise
+# Of a round at least: steps that follow one another, as in training. After some
+# seconds of idleness memory that was freed is new to a virtual machine, and a
+# step that takes it takes half as long again.
+BLOCK_SECONDS = 12.0
 WARM_UP = 2  # steps: the first compiles, the second times
 
 Go = Callable[[int], float]  # number of steps -> their seconds

@@ -74,13 +74,14 @@ def test_it_runs(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_all_of_it_runs(tmp_path, monkeypatch):
   monkeypatch.setattr(lengths, 'LONGEST', 1.5)  # one shape to be compiled
+  monkeypatch.setattr(pairs, 'BLOCK_SECONDS', 0.01)
   monkeypatch.setattr(growth, 'UTTERANCES', (50, 100))
   monkeypatch.setattr(
     growth, 'WORKS', {k: v[:2] for k, v in growth.WORKS.items()}
   )
   what = ('train', 'kept', 'mixed', 'memory', 'startup', 'input', 'growth')
   what += ('remat',)
-  more = {'what': what, 'peers': ('eager', 'compile')}
+  more = {'what': what, 'peers': ('eager', 'compile'), 'longest': 1.5}
   settings = Settings(**GIVEN | more, out=tmp_path)
   shown = bench.run(settings).read_text()
   found = json.loads((tmp_path / 'bench.json').read_text())['results']
@@ -164,10 +165,10 @@ def test_the_sides_take_turns():
   ]
 
 
-def test_blocks_are_long_enough_for_the_clock():
+def test_blocks_are_of_steps_that_follow_one_another():
   fast, slow = (lambda n: 0.3 * n), (lambda n: 7.0 * n)
-  assert pairs.equal_blocks(fast, slow, 3) == [4, 4, 4]
-  assert pairs.equal_blocks(slow, slow, 2) == [1, 1]
+  assert pairs.equal_blocks(fast, slow, 3) == [40, 40, 40]
+  assert pairs.equal_blocks(slow, slow, 2) == [2, 2]
   assert pairs.shared_out(200, 7) == [29, 29, 29, 29, 28, 28, 28]
 
 
