@@ -48,9 +48,15 @@ def get_config() -> ConfigDict:
   # it is no larger; 0: never
 
   config.batch_size = 4  # utterances (paper, section 3.2)
+  config.accumulate = 1  # parts of a batch that are computed one after another,
+  # each of whole contrastive groups: less memory, the same update
+  config.state_sharding = 'replicated'  # or 'fsdp': parameters and moments are
+  # shared out over the devices, for encoders that one cannot hold
   config.eval_batch_size = 8  # utterances
   config.num_epochs = 100  # at most (paper, section 3.2)
   config.patience = 10  # epochs without a rise of the validation UA (A24)
+  config.checkpoint_root = placeholder(str)  # None: they lie in the workdir; or
+  # a folder, as gs://<bucket>/…, that all hosts share
   config.select = 'val'  # or 'last', 'oracle_test' (A25)
   config.log_every_steps = 50
   config.save_every_steps = 500  # and after each epoch

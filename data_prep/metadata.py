@@ -14,8 +14,10 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
 
 from data_prep.labels import in_stored_order, parse_mapping
 from data_prep.shards import (
@@ -26,6 +28,7 @@ from data_prep.shards import (
   write_corpus,
 )
 from mgcma_jax.inputs.records import Utterance
+from mgcma_jax.inputs.sound import SoundError, read_sound
 
 REQUIRED = {
   'file_name': 'the path of the sound, relative to the folder',
@@ -234,6 +237,34 @@ def _item(
   return utterance, source / fields['file_name']
 
 
+def transcribed(
+  items: Sequence[Item], checkpoint: str, max_seconds: float
+) -> list[Item]:
+  """The items with what the checkpoint hears as their text.
+
+  Args:
+    items: utterances with their sounds; their own texts are not looked at.
+    checkpoint: folder or hub id of a wav2vec 2.0 CTC checkpoint.
+    max_seconds: a longer sound, as one that is bad, is left without text, and
+      refused by write_corpus.
+
+  Raises:
+    FileNotFoundError, ValueError: there is no such checkpoint, or a sound is
+      too long for it.
+  """
+  # JAX is loaded for this alone.
+  from mgcma_jax.encoders.ctc import Transcriber
+
+  transcriber, heard = Transcriber.load(checkpoint), []
+  for utterance, path in tqdm(items, 'transcribing', unit=' utterances'):
+    try:
+      text = transcriber(read_sound(path, max_seconds))
+    except SoundError:
+      text = None
+    heard.append((replace(utterance, text=text), path))
+  return heard
+
+
 def _summary(items: Sequence[Item], labels: Sequence[str]) -> str:
   """A line for each session."""
   counts = Counter((u.session, u.label) for u, _ in items)
@@ -248,7 +279,14 @@ def _summary(items: Sequence[Item], labels: Sequence[str]) -> str:
 def _prepare(args: argparse.Namespace) -> None:
   options = options_from(args)
   words = parse_mapping(args.labels) if args.labels else None
-  items = read_items(args.source, words, options)
+  if args.transcribe:
+    items = transcribed(
+      read_items(args.source, words, replace(options, no_text=True)),
+      args.transcribe,
+      options.max_seconds,
+    )
+  else:
+    items = read_items(args.source, words, options)
   labels = in_stored_order(
     words.values() if words else (u.label for u, _ in items)
   )
@@ -268,6 +306,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--labels',
     help='mapping as happy:happy,anger:angry, or a list of labels to keep as '
     'they are (default: all labels in the file)',
+  )
+  add(
+    '--transcribe',
+    metavar='CHECKPOINT',
+    help='folder or hub id of a wav2vec 2.0 CTC checkpoint: what it hears '
+    'takes the place of the texts',
   )
   add('--name', help="of the corpus (default: the source folder's)")
   args = parser.parse_args(argv)

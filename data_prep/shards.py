@@ -2,24 +2,34 @@
 
 import argparse
 import csv
+import functools
 import math
 import os
 import re
+import shlex
 import shutil
+import tempfile
+import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from data_prep.sound import SoundError, read_sound
 from data_prep.vocabulary import check_choice, save_vocabulary
+from mgcma_jax.inputs import bucket
 from mgcma_jax.inputs.audio import SAMPLE_RATE, at_least_one_frame
-from mgcma_jax.inputs.corpus_info import CorpusInfo, Shard, sha256_of
+from mgcma_jax.inputs.corpus_info import (
+  CORPUS_FILE,
+  CorpusInfo,
+  Shard,
+  sha256_of,
+)
 from mgcma_jax.inputs.records import (
   STRINGS,
   TIMES,
@@ -27,11 +37,19 @@ from mgcma_jax.inputs.records import (
   encode_example,
   write_records,
 )
+from mgcma_jax.inputs.sound import SoundError, read_sound
 
 BYTES_PER_SHARD = 256 * 2**20
+ATTEMPTS = 'attempts'  # folder of shards that are being written
+LOCAL_RUNNERS = ('DirectRunner', 'PrismRunner')  # of Beam, on this machine
 TFDS_NAME = re.compile(r'[A-Za-z]\w*', re.ASCII)
 
 Item = tuple[Utterance, Path]
+# A file's name, its session and its utterances.
+Part = tuple[str, str, list[Item]]
+# Applies a function to each of some values, and gives the results in their
+# order, which JSON can hold; a word says what is done.
+Run = Callable[[Callable[[Any], Any], Sequence[Any], str], Iterable[Any]]
 
 
 class PreparationError(ValueError):
@@ -49,6 +67,8 @@ class Options:
     no_text: whether utterances may lack text.
     skip_bad: leave bad utterances out and list them in skipped.csv.
     shards_per_session: None: as few as keep each at about 256 MB.
+    runner: of Apache Beam, which then does the work; None: this process.
+    runner_flags: Beam's own.
   """
 
   vocab: str | None = None
@@ -57,12 +77,14 @@ class Options:
   no_text: bool = False
   skip_bad: bool = False
   shards_per_session: int | None = None
+  runner: str | None = None
+  runner_flags: str = ''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """--out and the flags of Options."""
   add, default = parser.add_argument, Options()
-  add('--out', type=Path, required=True, help='folder to be made')
+  add('--out', required=True, help='folder, or gs://<bucket>/…, to be made')
   add('--vocab', help='folder or hub id of a BERT tokenizer to be carried')
   add(
     '--train-vocab',
@@ -88,6 +110,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='default: as few as keep each shard at about 256 MB',
   )
+  add(
+    '--runner',
+    help='of Apache Beam, as DirectRunner or FlinkRunner (extra beam); its '
+    'workers see --source and --out (default: this process does the work)',
+  )
+  add(
+    '--runner-flags',
+    default=default.runner_flags,
+    metavar='FLAGS',
+    help="Beam's own, as '--direct_num_workers=8'",
+  )
 
 
 def options_from(args: argparse.Namespace) -> Options:
@@ -97,19 +130,20 @@ def options_from(args: argparse.Namespace) -> Options:
 
 def write_corpus(
   items: Sequence[Item],
-  out: Path,
+  out: str | Path,
   *,
   name: str,
   labels: Sequence[str],
   options: Options,
 ) -> None:
-  """Checks every item, then writes the corpus beside `out` and renames it.
+  """Checks every item, then writes the corpus beside `out` and renames it, or
+  uploads it with corpus.json last.
 
   Args:
     items: utterances with their sound files, which need not exist: what is
       bad is refused here. Text None is missing; '' is a text without words.
       A session is a TFDS split, so 'session1' and not '1'.
-    out: folder to be made; it must not exist.
+    out: folder, or a bucket's, to be made; it must not exist.
     name: of the corpus, a word of letters, digits and _.
     labels: words of the classes; their order gives the stored indices.
     options: see Options.
@@ -117,22 +151,83 @@ def write_corpus(
   Raises PreparationError (all bad items at once), VocabularyError or
   TokenizerError; all are ValueErrors.
   """
-  out, labels = out.absolute(), tuple(labels)
+  labels = tuple(labels)
   _check_request(out, name, labels)
+  if bucket.is_url(out) and options.runner not in (None, *LOCAL_RUNNERS):
+    raise PreparationError(
+      f"--runner={options.runner}: its workers do not see this machine's "
+      'temporary folder: give --out=<folder that all see>, then copy that to '
+      f'{out}'
+    )
   check_choice(options.vocab, options.train_vocab)
-  good, bad = _checked(items, labels, options)
+  with _place(out) as folder:
+    _write_corpus(items, folder, name, labels, options)
+
+
+@contextmanager
+def _place(out: str | Path) -> Iterator[Path]:
+  """A folder to be made here, which goes where it belongs."""
+  if not bucket.is_url(out):
+    yield Path(out).absolute()
+    return
+  scratch = Path(tempfile.mkdtemp(prefix='corpus-'))
+  try:
+    yield scratch / 'corpus'
+  except BaseException:
+    shutil.rmtree(scratch)
+    raise
+  try:
+    bucket.upload(scratch / 'corpus', str(out))
+  except Exception as error:  # whatever a bucket's library raises
+    raise PreparationError(
+      f'{out} could not be written ({error}): the prepared corpus lies in '
+      f'{scratch / "corpus"}; copy it there, {CORPUS_FILE} last'
+    ) from error
+  shutil.rmtree(scratch)
+
+
+def _write_corpus(
+  items: Sequence[Item],
+  out: Path,
+  name: str,
+  labels: tuple[str, ...],
+  options: Options,
+) -> None:
+  run = _runner(out, options)
+  good, bad = _checked(items, labels, options, run)
   if bad and not (good and options.skip_bad):
     raise PreparationError(_bad_items(bad, len(items)))
   if not good:
     raise PreparationError(f'{name} has no utterance: check --source')
   with _written_beside(out) as folder:
-    _write(folder, good, name, labels, options)
+    _write(folder, good, name, labels, options, run)
     if options.skip_bad:
       _write_skipped(folder / 'skipped.csv', bad)
 
 
-def _check_request(out: Path, name: str, labels: tuple[str, ...]) -> None:
-  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+def one_after_another(
+  function: Callable[[Any], Any], values: Sequence[Any], what: str
+) -> Iterable[Any]:
+  """The Run of this process."""
+  return map(function, tqdm(values, what, leave=False))
+
+
+def _runner(out: Path, options: Options) -> Run:
+  """What does the work."""
+  if options.runner is None:
+    return one_after_another
+  from data_prep.beam import BeamRun  # Beam is not needed otherwise
+
+  flags = tuple(shlex.split(options.runner_flags))
+  return BeamRun(options.runner, flags, out.parent)
+
+
+def _check_request(out: str | Path, name: str, labels: tuple[str, ...]) -> None:
+  if bucket.is_url(out):
+    bucket.check_free(str(out))
+  elif (path := Path(out)).exists() and not (
+    path.is_dir() and not any(path.iterdir())
+  ):
     raise PreparationError(
       f'{out} exists already: remove it or choose another --out'
     )
@@ -146,25 +241,36 @@ def _check_request(out: Path, name: str, labels: tuple[str, ...]) -> None:
 
 
 def _checked(
-  items: Sequence[Item], labels: tuple[str, ...], options: Options
+  items: Sequence[Item],
+  labels: tuple[str, ...],
+  options: Options,
+  run: Run,
 ) -> tuple[list[tuple[Item, int]], list[tuple[Item, str]]]:
   """Items with their numbers of samples, and bad items with the reasons."""
   good, bad, names = [], [], set()
-  for item in tqdm(items, 'checking', unit=' utterances'):
-    utterance, path = item
+  measured = functools.partial(_samples, options.max_seconds)
+  samples = run(measured, [path for _, path in items], 'checking')
+  for item, num_samples in zip(items, samples, strict=True):
+    utterance, _ = item
     reasons = list(_problems(utterance, labels, options))
     if utterance.name in names:
       reasons.append('the name occurs twice: rename or remove one of them')
     names.add(utterance.name)
-    try:
-      pcm_S = read_sound(path, options.max_seconds)
-    except SoundError as error:
-      reasons.append(str(error))
+    if isinstance(num_samples, str):
+      reasons.append(num_samples)
     if reasons:
       bad.append((item, '; '.join(reasons)))
     else:
-      good.append((item, len(at_least_one_frame(pcm_S))))
+      good.append((item, num_samples))
   return good, bad
+
+
+def _samples(max_seconds: float, path: Path) -> int | str:
+  """How many a sound will have, or why it cannot be used."""
+  try:
+    return len(at_least_one_frame(read_sound(path, max_seconds)))
+  except SoundError as error:
+    return str(error)
 
 
 def _problems(
@@ -231,25 +337,26 @@ def _write(
   name: str,
   labels: tuple[str, ...],
   options: Options,
+  run: Run,
 ) -> None:
   """Tokenizer, shards, TFDS metadata and, last, corpus.json."""
   texts = [u.text for (u, _), _ in good if u.text is not None]
   vocab_folder, vocab_origin = save_vocabulary(
     folder, options.vocab, options.train_vocab, texts
   )
-  shards, counts = [], {}
-  sessions = {u.session for (u, _), _ in good}
-  with tqdm(total=len(good), desc='writing', unit=' utterances') as progress:
-    for session in sorted(sessions, key=lambda s: (len(s), s)):
-      own = [(item, n) for item, n in good if item[0].session == session]
-      found = Counter(u.label for (u, _), _ in own)
-      counts[session] = {label: found[label] for label in labels}
-      parts = _parts(own, options.shards_per_session)
-      for i, part in enumerate(parts):
-        file = f'{name}-{session}.tfrecord-{i:05d}-of-{len(parts):05d}'
-        examples = _examples(part, labels, options.max_seconds, progress)
-        write_records(folder / file, examples)
-        shards.append(_shard(folder / file, session, len(part)))
+  parts, counts = [], {}
+  of_session: dict[str, list[tuple[Item, int]]] = {}
+  for item, n in good:
+    of_session.setdefault(item[0].session, []).append((item, n))
+  for session in sorted(of_session, key=lambda s: (len(s), s)):
+    own = of_session[session]
+    found = Counter(u.label for (u, _), _ in own)
+    counts[session] = {label: found[label] for label in labels}
+    parts += _parts(own, options.shards_per_session, name, session)
+  write = functools.partial(_shard, folder, labels, options.max_seconds)
+  (folder / ATTEMPTS).mkdir()
+  shards = [Shard(**written) for written in run(write, parts, 'writing')]
+  shutil.rmtree(folder / ATTEMPTS)
   _write_tfds_metadata(folder, name, labels, shards)
   written = {path for path in folder.rglob('*') if path.is_file()}
   others = written - {folder / shard.file for shard in shards}
@@ -270,29 +377,45 @@ def _write(
 
 
 def _parts(
-  own: list[tuple[Item, int]], num_parts: int | None
-) -> list[list[Item]]:
+  own: list[tuple[Item, int]], num_parts: int | None, name: str, session: str
+) -> list[Part]:
   """A session's items in shards of about equal length, none of them empty."""
   num_bytes = 2 * sum(n for _, n in own)
   num_parts = num_parts or math.ceil(num_bytes / BYTES_PER_SHARD)
   num_parts = min(num_parts, len(own))
   bounds = np.linspace(0, len(own), num_parts + 1).astype(int)
   items = [item for item, _ in own]
-  return [items[a:b] for a, b in zip(bounds, bounds[1:])]
+  return [
+    (
+      f'{name}-{session}.tfrecord-{i:05d}-of-{num_parts:05d}',
+      session,
+      items[a:b],
+    )
+    for i, (a, b) in enumerate(zip(bounds, bounds[1:]))
+  ]
 
 
-def _examples(
-  items: list[Item], labels: tuple[str, ...], max_seconds: float, progress: tqdm
-) -> Iterator[bytes]:
-  for utterance, path in items:
-    pcm_S = at_least_one_frame(read_sound(path, max_seconds))
-    yield encode_example(utterance, labels, pcm_S)
-    progress.update()
-
-
-def _shard(path: Path, session: str, num_records: int) -> Shard:
+def _shard(
+  folder: Path, labels: tuple[str, ...], max_seconds: float, part: Part
+) -> dict[str, Any]:
+  """Writes a file of a session, and says what it holds: the fields of Shard."""
+  file, session, items = part
+  # Under a name of its own first, as Beam may try a part twice at a time.
+  beside = folder / ATTEMPTS / uuid.uuid4().hex
+  bar = tqdm(items, file, unit=' utterances', leave=False, disable=None)
+  examples = (
+    encode_example(
+      utterance, labels, at_least_one_frame(read_sound(sound, max_seconds))
+    )
+    for utterance, sound in bar
+  )
+  try:
+    write_records(beside, examples)
+    path = beside.replace(folder / file)
+  finally:
+    beside.unlink(missing_ok=True)
   size = path.stat().st_size
-  return Shard(path.name, session, num_records, size, sha256_of(path))
+  return asdict(Shard(file, session, len(items), size, sha256_of(path)))
 
 
 def _write_tfds_metadata(

@@ -211,6 +211,8 @@ watch() {
           '') ;;
           0) return 0 ;;
           *)
+            # One host of several may have gone just before.
+            case $(look) in SUSPENDING | SUSPENDED) continue ;; esac
             on_vm "$LOOK" 0 "$WORKER tail" >&2 || true
             echo "tpu.sh: training ended with $code and is not tried again: mend what it says" >&2
             return 8

@@ -22,9 +22,17 @@ mirror() { # <bucket> <name>: runs into the bucket, those of worker 0
   ) 9>tpu-job/lock >>tpu-job/mirror.txt 2>&1
 }
 
-worker() { # this one's number, as the VM's metadata say
+attribute() { # <name> <what it is without an answer>: of the VM's metadata
   curl --silent --fail -H 'Metadata-Flavor: Google' \
-    http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number || echo 0
+    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1" || echo "$2"
+}
+
+worker() { attribute agent-worker-number 0; } # this one's number
+
+hosts() { # how many share the slice: one endpoint each, with commas between
+  local endpoints
+  IFS=, read -ra endpoints <<<"$(attribute worker-network-endpoints one)"
+  echo "${#endpoints[@]}"
 }
 
 copy_from() { # <folder of the bucket> <folder here>: where there is one
@@ -55,14 +63,24 @@ setup() { # <bucket> <name>
 }
 
 train() { # <bucket> <name> <flags>: until it ends otherwise than by an interruption
-  local bucket=$1 name=$2 code
+  local bucket=$1 name=$2 code together=()
   shift 2
   rm -f tpu-job/exit tpu-job/stop
+  if [ "$(hosts)" -gt 1 ]; then
+    together=(--processes=auto "--config.checkpoint_root=gs://$bucket/$name/checkpoints")
+    [ -n "$bucket" ] || {
+      echo "error: $(hosts) hosts share their checkpoints in a bucket: give one" >&2
+      echo 2 >tpu-job/exit
+      return 2
+    }
+  fi
   mirror_now_and_then "$bucket" "$name" </dev/null >/dev/null 2>&1 &
   while :; do
     code=0
-    .venv/bin/python -m mgcma_jax.train "$@" || code=$?
-    # 75: interrupted and saved, as by the VM's maintenance.
+    .venv/bin/python -m mgcma_jax.train "$@" "${together[@]}" || code=$?
+    # 75: interrupted and saved, as by the VM's maintenance; or another host's
+    # process was lost, which XLA may tell by an abort.
+    if [ ${#together[@]} -gt 0 ] && [ "$code" -eq 134 ]; then code=75; fi
     if [ "$code" -ne 75 ] || [ -e tpu-job/stop ]; then break; fi
   done
   mirror "$bucket" "$name" || echo 'the bucket could not be written: see tpu-job/mirror.txt'

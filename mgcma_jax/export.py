@@ -19,6 +19,7 @@ from mgcma_jax.training.run_folder import (
   selected_params,
   write_card,
 )
+from mgcma_jax.training.sharding import one_device
 
 
 def export(workdir: str | Path, out: str | Path) -> Path:
@@ -38,8 +39,7 @@ def export(workdir: str | Path, out: str | Path) -> Path:
   card = read_card(workdir)
   if out.exists() and (out.is_file() or any(out.iterdir())):
     raise ValueError(f'{out} holds files: name another folder with --out')
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  params = jax.device_get(selected_params(workdir, device))
+  params = jax.device_get(selected_params(workdir, one_device))
   # Beside it, so that an interruption leaves no half of an export.
   partial = out.with_name(out.name + '.partial')
   shutil.rmtree(partial, ignore_errors=True)

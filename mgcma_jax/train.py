@@ -3,9 +3,11 @@
 python -m mgcma_jax.train --config=configs/fold1.py [--workdir=runs/fold1]
 """
 
+import functools
 import platform
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +18,21 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mgcma_jax import command
-from mgcma_jax.training.checkpoint import Checkpoints
+from mgcma_jax.training.checkpoint import Checkpoints, restore_from
 from mgcma_jax.training.files import write_json
-from mgcma_jax.training.interrupt import interruptible
+from mgcma_jax.training.interrupt import interruptible_together
 from mgcma_jax.training.lock import locked
 from mgcma_jax.training.logbook import Logbook
-from mgcma_jax.training.loop import Loop
+from mgcma_jax.training.loop import Loop, Write
+from mgcma_jax.training.processes import (
+  check_same,
+  check_shared,
+  first_says,
+  is_first,
+  join,
+  once,
+  others_watched,
+)
 from mgcma_jax.training.results import (
   figures,
   table,
@@ -30,12 +41,11 @@ from mgcma_jax.training.results import (
 )
 from mgcma_jax.training.run_folder import (
   check_config,
+  identity,
   read_json,
-  selected_params,
   write_run,
 )
 from mgcma_jax.training.setup import Setup, make_setup
-from mgcma_jax.training.sharding import replicated
 from mgcma_jax.training.summary import summary
 
 PACKAGES = ('mgcma_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
@@ -66,7 +76,8 @@ class Result:
   def __str__(self) -> str:
     mark = 'ORACLE RESULT, ' if self.figures['select'] == 'oracle_test' else ''
     files = ('result.json', 'predictions.csv', 'metrics.jsonl', 'checkpoints')
-    lies = [f'  {self.workdir / name}' for name in files]
+    paths = [self.workdir / name for name in files]
+    lies = [f'  {path}' for path in paths if path.exists()]
     return '\n'.join(
       [
         f'{mark}{self.figures["protocol"]}',
@@ -97,14 +108,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
   started, workdir = time.monotonic(), Path(workdir)
   if result := _finished(config, workdir):
     return result
-  with locked(workdir), interruptible() as interruption:
+  with _alone(workdir), interruptible_together() as interruption:
     # Another process may have trained it before the lock was free.
     if result := _finished(config, workdir):
       return result
     setup = make_setup(config)
-    write_run(workdir, config.to_dict(), setup.card, setup.train.corpus)
+    _begin(config, setup, workdir)
     with (
-      Checkpoints(workdir) as checkpoints,
+      _checkpoints(config, setup, workdir) as checkpoints,
       closing(Loop(setup, checkpoints, interruption)) as loop,
     ):
       print(summary(setup, loop), flush=True)
@@ -114,16 +125,59 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
       loop.fetch_speech()
       loop.compile(loop.training_shapes, loop.evaluation_shapes)
       if not loop.finished:
-        with Logbook(workdir, resumed, loop.progress.epochs_done) as logbook:
-          loop(logbook)
+        with _logbook(workdir, loop) as write:
+          loop(write)
       return _test(config, setup, loop, workdir, started, bool(resumed))
+
+
+@contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+  """Holds the folder for all processes of this run."""
+  with locked(workdir) if is_first() else nullcontext():
+    yield
+
+
+def _begin(config: ConfigDict, setup: Setup, workdir: Path) -> None:
+  """Starts the folder, or checks what it was started with."""
+  of_run = config.to_dict(), setup.card, setup.train.corpus
+  check_same('config, corpus or model', identity(*of_run))
+  check_same('config.state_sharding', config.state_sharding)
+  begin = functools.partial(write_run, workdir, *of_run)
+  with once('the run has begun') as is_mine:
+    if is_mine:
+      begin()
+  if not is_mine and not config.checkpoint_root:
+    check_shared(workdir / 'config.json')
+    begin()
+
+
+def _checkpoints(
+  config: ConfigDict, setup: Setup, workdir: Path
+) -> Checkpoints:
+  own = identity(config.to_dict(), setup.card, setup.train.corpus)
+  return Checkpoints(workdir, config.checkpoint_root, own)
+
+
+@contextmanager
+def _logbook(workdir: Path, loop: Loop) -> Iterator[Write]:
+  """What writes the run's metrics; of several processes one does."""
+  if not is_first():
+    yield lambda *_: None
+    return
+  with Logbook(
+    workdir, int(loop.state.step), loop.progress.epochs_done
+  ) as logbook:
+    yield logbook.write
 
 
 def _finished(config: ConfigDict, workdir: Path) -> Result | None:
   """What the folder's run came to; ValueError where it is another's."""
   check_config(workdir, config.to_dict())
-  if not (workdir / 'result.json').exists():
+  path = workdir / 'result.json'
+  if not first_says(path.exists()):
     return None
+  if not path.exists():  # on another host's disk
+    raise SystemExit(0)
   print(f'{workdir} is finished; remove it to train again')
   return Result(workdir, read_json(workdir / 'result.json'))
 
@@ -137,8 +191,12 @@ def _test(
   resumed: bool,
 ) -> Result:
   """The one reading of the test session, with the chosen epoch."""
-  params = selected_params(workdir, replicated(loop.mesh))
   card, run, progress = setup.card, setup.run, loop.progress
+  params = restore_from(
+    loop.checkpoints.folder,
+    'last' if run.select == 'last' else 'best',
+    loop.layout,
+  )
   predictions = loop.predict(params, loop.test, 'test')
   result = figures(predictions, card) | {
     'protocol': setup.protocol,
@@ -159,19 +217,22 @@ def _test(
     'versions': {name: version(name) for name in PACKAGES}
     | {'python': platform.python_version()},
     'devices': loop.mesh.size,
+    'processes': jax.process_count(),
     'platform': jax.devices()[0].platform,
     'time.host': platform.node(),
     'time.seconds': time.monotonic() - started,
     'time.resumed': resumed,  # these seconds are then not all
   }
-  write_predictions(
-    workdir / 'predictions.csv',
-    predictions,
-    card.classes,
-    frozenset(setup.train.token_ids),
-  )
-  write_representations(workdir / 'representations.npz', predictions)
-  write_json(workdir / 'result.json', result)
+  with once('the result is written') as is_mine:
+    if is_mine:
+      write_predictions(
+        workdir / 'predictions.csv',
+        predictions,
+        card.classes,
+        frozenset(setup.train.token_ids),
+      )
+      write_representations(workdir / 'representations.npz', predictions)
+      write_json(workdir / 'result.json', result)
   return Result(workdir, result)
 
 
@@ -183,6 +244,13 @@ def default_workdir(config_file: str) -> Path:
 
 def main() -> None:
   """Prints the result."""
+  if flags.FLAGS.processes:
+    join(flags.FLAGS.processes)
+  with others_watched():
+    _run()
+
+
+def _run() -> None:
   name = config_flags.get_config_filename(flags.FLAGS['config'])
   workdir = flags.FLAGS.workdir or default_workdir(name)
   print(train_and_evaluate(flags.FLAGS.config, workdir))
@@ -191,5 +259,11 @@ def main() -> None:
 if __name__ == '__main__':
   config_flags.DEFINE_config_file('config')
   flags.DEFINE_string('workdir', None, 'default: runs/<config name>')
+  flags.DEFINE_string(
+    'processes',
+    None,
+    'this is one of several: auto (TPU slice, Slurm, Open MPI), or '
+    '<host>:<port>,<processes>,<number>',
+  )
   flags.mark_flag_as_required('config')
   command.run(main, compiles=True)

@@ -1,9 +1,16 @@
+import os
+
 import jax
 import numpy as np
 import pytest
 
-# Four devices on any machine, for the sharding tests; before JAX starts.
-jax.config.update('jax_num_cpu_devices', 4)
+# Of devices that wait for each other: on a busy machine 40 s may be too few.
+os.environ['XLA_FLAGS'] = (
+  f'{os.environ.get("XLA_FLAGS", "")} '
+  '--xla_cpu_collective_call_terminate_timeout_seconds=600'
+)
+# Eight devices on any machine, for the sharding tests; before JAX starts.
+jax.config.update('jax_num_cpu_devices', 8)
 # A [B] beside a [B, B] is nearly always a mistake.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -93,45 +100,6 @@ def tiny_corpus(tmp_path_factory):
 def make_tiny_config(tiny_corpus):
   """A function that gives the config of a whole run in seconds: two epochs,
   with dropout."""
-  return lambda: _tiny_config(tiny_corpus)
+  from tests.tiny_config import tiny_config
 
-
-def _tiny_config(tiny_corpus):
-  from configs import base
-
-  config = base.get_config()
-  config.data = str(tiny_corpus)
-  config.audio_buckets = (1,)
-  config.text_buckets = (16,)
-  config.num_epochs = 2
-  config.log_every_steps = 3
-  config.save_every_steps = 2
-  config.reader_threads = 2
-  config.validation_share = 0.3
-  config.speech_encoder = config.text_encoder = 'scratch'
-  sizes = {
-    'hidden_size': 16,
-    'num_hidden_layers': 1,
-    'num_attention_heads': 2,
-    'intermediate_size': 16,
-  }
-  config.wav2vec2.update(sizes)
-  # Dropout in one place: random bits are slow to compile on a CPU.
-  config.model.dropout = 0.0
-  config.wav2vec2.update(
-    {
-      'hidden_dropout': 0.0,
-      'attention_dropout': 0.0,
-      'activation_dropout': 0.0,
-      'feat_proj_dropout': 0.0,
-      'conv_dim': (8,) * 7,
-      'num_conv_pos_embeddings': 4,
-      'num_conv_pos_embedding_groups': 2,
-    }
-  )
-  config.bert.update(sizes)
-  config.model.num_heads = 2
-  config.model.tam_blocks = 1
-  config.optim.learning_rate = 3e-3
-  config.optim.freeze = 'none'
-  return config
+  return lambda: tiny_config(tiny_corpus)

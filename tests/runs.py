@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mgcma_jax.training.checkpoint import restore_params
+from mgcma_jax.training.sharding import one_device
 
 
 def interrupt_after(monkeypatch, module, batches):
@@ -47,7 +48,14 @@ def state(workdir: Path) -> dict:
     (workdir / 'checkpoints' / 'last').glob('[0-9]*'), key=lambda x: int(x.name)
   )
   with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(newest.absolute() / 'state')
+    item = newest.absolute() / 'state'
+    tree = checkpointer.metadata(item).item_metadata.tree
+    # Also what other devices saved.
+    wanted = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device(x)),
+      tree,
+    )
+    return checkpointer.restore(item, wanted)
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
@@ -59,7 +67,6 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     without_time((x / 'result.json').read_text()) for x in (ours, theirs)
   ]
   assert results[0] == results[1]
-  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  best = [restore_params(folder, 'best', place) for folder in (ours, theirs)]
+  best = [restore_params(x, 'best', one_device) for x in (ours, theirs)]
   jax.tree.map(np.testing.assert_array_equal, *best)
   jax.tree.map(np.testing.assert_array_equal, state(ours), state(theirs))

@@ -9,17 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-  {'dense', 'dropout', 'packing'},
+  {'dense', 'dropout', 'packing', 'user_cache'},
   {'structs', 'layers', 'losses', 'metrics', 'significance', 'json_file'},
   {'encoders', 'alignment', 'inputs'},
   {'model_config'},
   {'model', 'objective', 'torch_weights'},
   {'training'},
-  {'reporting'},
+  {'recognition', 'reporting'},
   {'command'},
 ]
 COMMANDS = {'train', 'evaluate', 'predict'}  # that other commands may import
 FOREIGN = {'configs', 'data_prep', 'launch', 'tests'}
+# Which read sound, and which training does not import.
+SOUND = {'sound.py': {'librosa', 'soundfile'}, 'pieces.py': {'librosa'}}
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'torch', 'librosa', 'soundfile'}
 
 
@@ -50,7 +52,8 @@ def test_package_imports_only_what_lies_below(path):
   room = path.relative_to(ROOT / 'mgcma_jax').parts[0].removesuffix('.py')
   for name in imported(path):
     top, *rest = name.split('.')
-    assert top not in FOREIGN | HEAVY, f'{path} imports {name}'
+    foreign = FOREIGN | HEAVY - SOUND.get(path.name, set())
+    assert top not in foreign, f'{path} imports {name}'
     if top != 'mgcma_jax' or not rest or rest[0] == room:
       continue
     allowed = layer(rest[0]) <= layer(room)
@@ -61,7 +64,10 @@ def test_package_imports_only_what_lies_below(path):
 
 @pytest.mark.parametrize('path', files('data_prep'), ids=lambda p: p.stem)
 def test_data_prep_imports_only_inputs(path):
+  """But for what transcribes."""
   for name in imported(path):
+    if name == 'mgcma_jax.encoders.ctc.Transcriber':
+      continue
     if name.startswith('mgcma_jax'):
       assert name.startswith('mgcma_jax.inputs'), f'{path} imports {name}'
 

@@ -4,6 +4,7 @@ CI runs `launch/try.sh` and `launch/test.sh`, which install by pip as the README
 says. tests/data_prep runs `data_prep.iemocap`.
 """
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -104,18 +105,25 @@ def write_corpus(folder: Path) -> None:
 def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
   """And to PyTorch: the commands of four sections, one after the other."""
   write_corpus(tmp_path / 'my_corpus')
-  (prepare,) = [c for c in COMMANDS if c.startswith('data_prep.metadata')]
+  prepare, with_beam = [
+    c for c in COMMANDS if c.startswith('data_prep.metadata')
+  ]
   (train,) = [
     c for c in COMMANDS if '--workdir=runs/mine' in c and 'train' in c
   ]
   (test,) = [c for c in COMMANDS if '--data=data/my_recordings' in c]
   (export,) = [c for c in COMMANDS if c.startswith('mgcma_jax.export')]
+  (predict,) = [c for c in COMMANDS if c.startswith('mgcma_jax.predict')]
+  (noise,) = [c for c in COMMANDS if '--noise_snr' in c]
   places = {
     'data/my_corpus': tmp_path / 'shards',
+    'data/my_beam_corpus': tmp_path / 'beam',
     'data/my_recordings': tmp_path / 'shards',
     '--source my_corpus': f'--source {tmp_path / "my_corpus"}',
     'runs/mine': tmp_path / 'run',
     'exported/mine': tmp_path / 'exported',
+    'clip.wav': tmp_path / 'my_corpus' / '0.wav',
+    '20,10,5,0': '10',
   }
 
   run(replaced(prepare, places) + ' --train-vocab=60')
@@ -125,6 +133,11 @@ def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
   assert 'WA ' in shown and 'result.json' in shown
   assert 'UA ' in run(replaced(test, places))
   assert 'model.safetensors' in run(replaced(export, places))
+  assert '0.wav: ' in run(replaced(predict, places))
+  assert 'UA, babble' in run(replaced(noise, places))
+  if importlib.util.find_spec('apache_beam'):
+    run(replaced(with_beam, places) + ' --train-vocab=60')
+    assert (tmp_path / 'beam' / 'corpus.json').exists()
   predictions = tmp_path / 'run' / 'evaluations' / 'my_corpus'
   assert len((predictions / 'predictions.csv').read_text().splitlines()) == 17
 

@@ -22,7 +22,7 @@ DATA, REPLICATED = PartitionSpec('data'), PartitionSpec()
 
 @pytest.fixture
 def mesh():
-  mesh = sharding.make_mesh(B)
+  mesh = sharding.make_mesh(B, B // 2)
   assert mesh.size == 4
   return mesh
 

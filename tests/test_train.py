@@ -21,6 +21,7 @@ from mgcma_jax.training import evaluation, loop
 from mgcma_jax.training.checkpoint import Checkpoints, restore_params
 from mgcma_jax.training.interrupt import EXIT_INTERRUPTED
 from mgcma_jax.training.setup import make_setup
+from mgcma_jax.training.sharding import one_device
 from tests.runs import (
   assert_same_run,
   interrupt_after,
@@ -309,10 +310,9 @@ def test_last_takes_the_last_epoch_without_validation(config, tmp_path):
 def test_a_run_starts_from_an_export(finished, exported, config):
   workdir, _ = finished
   config.init_from = str(exported)
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   given, trained = (
     make_setup(config).weights,
-    restore_params(workdir, 'best', device),
+    restore_params(workdir, 'best', one_device),
   )
   jax.tree.map(np.testing.assert_array_equal, given, trained)
 

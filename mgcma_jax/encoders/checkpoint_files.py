@@ -8,7 +8,7 @@ for it.
 import math
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,11 @@ TORCH = 'pytorch_model.bin'
 SAFETENSORS_TYPES = {name: np.dtype(dtype) for name, _, dtype in TYPES}
 
 
-def find_checkpoint(folder_or_hub_id: str | Path) -> Path:
-  """The local folder of a checkpoint, downloaded where it is a hub id.
+def find_checkpoint(
+  folder_or_hub_id: str | Path, others: Sequence[str] = ()
+) -> Path:
+  """The local folder of a checkpoint, downloaded where it is a hub id, with
+  other files of these names where it has them.
 
   Safetensors are preferred: pytorch_model.bin is fetched only from a
   repository without them. What is in the hub's cache needs no network.
@@ -48,7 +51,7 @@ def find_checkpoint(folder_or_hub_id: str | Path) -> Path:
 
   try:
     for weights in (SAFETENSORS, TORCH):
-      files = ['config.json', weights.replace('.', '*.') + '*']
+      files = ['config.json', weights.replace('.', '*.') + '*', *others]
       folder = Path(snapshot_download(name, allow_patterns=files))
       if (folder / weights).is_file() or index_of(folder / weights).is_file():
         return folder

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from mgcma_jax.inputs.audio import MIN_SAMPLES, SAMPLE_RATE
+from mgcma_jax.inputs.bucket import is_url, local_copy
 from mgcma_jax.inputs.corpus_info import (
   CORPUS_FILE,
   CorpusError,
@@ -86,9 +87,11 @@ class Corpus:
   def open(cls, folder: str | Path) -> 'Corpus':
     """Reads and checks a prepared folder whole, once; audio is not kept.
 
+    One in a bucket is copied to this machine's disk first, once.
+
     Raises CorpusError with the cure, or DamagedShard; both are ValueErrors.
     """
-    folder = Path(folder)
+    folder = local_copy(str(folder)) if is_url(folder) else Path(folder)
     info = CorpusInfo.read(folder)
     info.check_files(folder)
     with ThreadPoolExecutor() as pool:  # hashing is most of the work

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -145,10 +146,13 @@ class CorpusInfo:
         )
 
 
-def sha256_of(path: Path) -> str:
-  """Hex digest of a file."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+def sha256_of(path: os.PathLike) -> str:
+  """Hex digest of a file, here or in a bucket (etils.epath)."""
+  digest = hashlib.sha256()
+  with path.open('rb') as file:
+    while block := file.read(2**20):
+      digest.update(block)
+  return digest.hexdigest()
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Planned batches, read by threads ahead of the training step."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from jaxtyping import Int16
 from transformers import BertTokenizerFast
 
 from mgcma_jax.inputs.corpus import Corpus, Entry
+from mgcma_jax.inputs.noise import Noisy
 from mgcma_jax.inputs.plan import Lengths, PlannedBatch
 from mgcma_jax.inputs.store import Store
 from mgcma_jax.inputs.text import tokenize
@@ -31,15 +32,18 @@ class Examples:
     text_ids: equal where the tokens are equal.
     num_cut: texts that lost tokens.
     store: where the speech lies; None: waveforms, in the corpus' shards.
+    here: of a number of rows of speech those that are read; the others stay 0,
+      as other processes read them.
   """
 
-  corpus: Corpus
+  corpus: Corpus | Noisy
   entries: tuple[Entry, ...]
   labels: tuple[int, ...]
   token_ids: tuple[tuple[int, ...], ...]
   text_ids: tuple[int, ...]
   num_cut: int
   store: Store | None = None
+  here: Callable[[int], Sequence[int]] = range
 
   @classmethod
   def of(
@@ -124,14 +128,15 @@ class Examples:
   def with_stored(self, batch: Batch, planned: PlannedBatch) -> Batch:
     """The batch with its speech from the store."""
     names = [self.entries[row].utterance.name for row in planned.filled]
-    speech = self.store.padded(names, planned.num_samples)
+    here = self.here(len(names) // self.store.per_row)
+    speech = self.store.padded(names, planned.num_samples, here)
     return batch.replace(**{self.store.field: speech})
 
   def _waveforms(self, planned: PlannedBatch) -> Int16[np.ndarray, 'B S']:
     waveform_BS = np.zeros(planned.shape[:2], np.int16)
-    for row_S, row in zip(waveform_BS, planned.filled):
-      pcm_S = self.corpus.waveform(self.entries[row])
-      row_S[: len(pcm_S)] = pcm_S
+    for i in self.here(len(waveform_BS)):
+      pcm_S = self.corpus.waveform(self.entries[planned.filled[i]])
+      waveform_BS[i, : len(pcm_S)] = pcm_S
     return waveform_BS
 
 

@@ -116,14 +116,20 @@ class Store:
     return dataclasses.replace(self, flat=flat, cut=cut)
 
   def padded(
-    self, names: Sequence[str], num_samples: int
+    self,
+    names: Sequence[str],
+    num_samples: int,
+    rows: Sequence[int] | None = None,
   ) -> Shaped[np.ndarray, 'R size ...'] | Shaped[Array, 'R size ...']:
     """The utterances' arrays in rows, padded with 0 to a bucket of so many
-    samples."""
+    samples; rows that are not among the given ones hold 0 alone."""
     place_B2 = np.array([self.places[name] for name in names])
     if self.on_device:
       place_B2 = place_B2.astype(np.int32)
     start_Rn, length_Rn = (x.reshape(-1, self.per_row) for x in place_B2.T)
+    if rows is not None:
+      read_R1 = np.isin(np.arange(len(start_Rn)), rows)[:, None]
+      length_Rn = np.where(read_R1, length_Rn, 0)
     return self.cut(self.flat, start_Rn, length_Rn, self.size(num_samples))
 
   def compile(self, batch_size: int, num_samples: int) -> None:

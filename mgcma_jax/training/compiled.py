@@ -22,8 +22,10 @@ from mgcma_jax.inputs.store import Store
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch, Leaf
 from mgcma_jax.training import compiler, steps
-from mgcma_jax.training.sharding import replicated, split
+from mgcma_jax.training.optim import Params
+from mgcma_jax.training.sharding import Layout, put, replicated, split
 from mgcma_jax.training.state import batch_shape
+from mgcma_jax.training.steps import TrainState
 
 POLL = 0.2  # s
 MOST_AT_A_TIME = 4  # programs that are compiled, as each needs memory
@@ -45,33 +47,49 @@ class Step:
 
   def __call__(self, state: Leaf, batch: Batch, shape: Shape) -> Leaf:
     """Runs the program of this shape, or waits for it."""
-    batch = jax.device_put(batch, split(self.mesh))
+    batch = put(batch, split(self.mesh))
     return self.programs[shape].result()(state, batch)
 
 
 def training(
-  model: MGCMA, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+  model: MGCMA,
+  optimizer: optax.GradientTransformation,
+  state: TrainState,
+  layout: Layout,
+  parts: int = 1,
 ) -> Step:
-  """The training step; it takes the place of the state that it is given."""
-  everywhere = replicated(mesh)
+  """The training step; it takes the place of the state that it is given.
+
+  Args:
+    model: the model.
+    optimizer: for the trainable parameters.
+    state: one like those that it will be given, or its shapes.
+    layout: where these live.
+    parts: the gradient is accumulated over so many of a batch.
+  """
+  rows, places = split(layout.mesh), jax.tree.map(layout, state)
   jitted = jax.jit(
-    functools.partial(steps.train_step, model, optimizer),
+    functools.partial(
+      steps.train_step, model, optimizer, parts=parts, rows=rows
+    ),
     donate_argnums=0,
-    in_shardings=(everywhere, split(mesh)),
-    out_shardings=everywhere,
+    in_shardings=(places, rows),
+    out_shardings=(places, replicated(layout.mesh)),
     compiler_options=compiler.options(),
   )
-  return Step(jitted, mesh)
+  return Step(jitted, layout.mesh)
 
 
-def evaluation(model: MGCMA, mesh: jax.sharding.Mesh) -> Step:
-  """The evaluation step, of parameters."""
+def evaluation(model: MGCMA, params: Params, layout: Layout) -> Step:
+  """The evaluation step, of parameters like these; every device gets the whole
+  of what it gives."""
   jitted = jax.jit(
     functools.partial(steps.evaluation_step, model),
-    in_shardings=(replicated(mesh), split(mesh)),
+    in_shardings=(jax.tree.map(layout, params), split(layout.mesh)),
+    out_shardings=replicated(layout.mesh),
     compiler_options=compiler.options(),
   )
-  return Step(jitted, mesh)
+  return Step(jitted, layout.mesh)
 
 
 class Compilation:

@@ -24,6 +24,7 @@ from mgcma_jax.structs import Batch, Pair
 from mgcma_jax.training import compiled
 from mgcma_jax.training.finite import NotFinite
 from mgcma_jax.training.optim import Params
+from mgcma_jax.training.sharding import Layout
 from mgcma_jax.training.steps import Evaluated
 
 Step = Callable[[Batch, Shape], Evaluated]
@@ -166,34 +167,38 @@ def _check_finite(evaluated: Evaluated, names: list[str], what: str) -> None:
     )
 
 
-def test(
+def tester(
   model: MGCMAConfig,
   params: Params,
   examples: Examples,
   buckets: Buckets,
   batch_size: int,
   num_threads: int,
-  mesh: jax.sharding.Mesh,
-) -> Predictions:
-  """Compiles a model, and predicts a test set.
+  layout: Layout,
+) -> Callable[[Examples, str], Predictions]:
+  """Compiles a model for a test set.
 
   Args:
     model: every choice.
-    params: on the mesh.
+    params: at their places.
     examples: the test set.
     buckets: lengths that arrays may have.
-    batch_size: rows; the mesh's devices share them.
+    batch_size: rows; the layout's devices share them.
     num_threads: that read ahead.
-    mesh: one axis, 'data'.
+    layout: of the parameters.
 
   Returns:
-    Predictions in the order of `examples`.
+    What predicts these utterances, in their order, whatever their sound; it
+    takes a word that is shown at the progress bar.
   """
-  step = compiled.evaluation(MGCMA(model), mesh)
+  step = compiled.evaluation(MGCMA(model), params, layout)
   plan = evaluation_plan(examples.lengths, buckets, batch_size)
   shapes = sorted({planned.shape for planned in plan})
   with closing(compiled.Compilation([(step, params, shapes)])) as compilation:
     compilation.wait()
-  return predict(
-    examples, plan, functools.partial(step, params), 'test', num_threads
-  )
+
+  def predicted(examples, what):
+    one_step = functools.partial(step, params)
+    return predict(examples, plan, one_step, what, num_threads)
+
+  return predicted

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and where the user's caches lie."""
+"""Files that are there whole or not at all."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def writing(
-  path: Path,
+  path: os.PathLike,
   failure: type[Exception] | tuple[type[Exception], ...] = OSError,
   otherwise: str = '',
 ) -> Iterator[None]:
@@ -53,12 +53,6 @@ def write_whole(path: Path, text: str) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
   """`write_whole` of indented JSON."""
   write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
-
-
-def user_cache(name: str) -> Path:
-  """mgcma_jax/<name> in $XDG_CACHE_HOME, or in ~/.cache."""
-  caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-  return Path(caches) / 'mgcma_jax' / name
 
 
 def sources_digest(*folders: Path) -> str:

@@ -1,15 +1,15 @@
 """Whether stored arrays are those of this model."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 PARAMETERS = ('trainable/', 'frozen/')
 
 
-def check_fit(folder: Path, state: Any) -> None:
+def check_fit(folder: epath.Path, state: Any) -> None:
   """Compares names, shapes and dtypes before anything is read.
 
   Args:
@@ -20,7 +20,7 @@ def check_fit(folder: Path, state: Any) -> None:
     ValueError: they differ; names each parameter that does.
   """
   with ocp.StandardCheckpointer() as checkpointer:
-    tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+    tree = checkpointer.metadata(folder).item_metadata.tree
   theirs, ours = _arrays(tree), _arrays(state)
   differences = [
     f'{path}: {theirs.get(path, "nothing")} there, '

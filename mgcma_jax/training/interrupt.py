@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: finish the step, save, and exit with 75."""
+"""SIGTERM and Ctrl-C: finish the step, save, and exit with 75.
+
+Of several processes one that is asked is enough: all finish the same step.
+"""
 
 import os
 import signal
@@ -6,6 +9,9 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
+
+import jax
+from jax.experimental import multihost_utils
 
 # EX_TEMPFAIL of sysexits.h: run the same command again to go on.
 EXIT_INTERRUPTED = 75
@@ -31,6 +37,11 @@ class Interruption:
     """at_once: called before a second signal ends the process."""
     self._at_once = at_once
 
+  def agreed(self) -> bool:
+    """Whether this process, or another one, was asked; all of them put this
+    question equally often, and get the same answer to it."""
+    return self.requested
+
   def watch(self, signals: socket.socket) -> None:
     """Reads the numbers of signals as they come, until the other end closes.
 
@@ -46,6 +57,27 @@ class Interruption:
       tell(
         f'\n{name}: finishing this step, then saving; once more ends at once'
       )
+
+
+class InterruptionOfSeveral(Interruption):
+  """Of one of several processes.
+
+  JAX's service hears SIGTERM in each of them, and finds a question that none
+  has put yet.
+  """
+
+  def __init__(self):
+    super().__init__()
+    self._questions = 0
+
+  def agreed(self) -> bool:
+    """As of Interruption."""
+    if not self.requested:
+      self._questions += 1
+      self.requested = multihost_utils.reached_preemption_sync_point(
+        self._questions
+      )
+    return self.requested
 
 
 def tell(text: str) -> None:
@@ -81,3 +113,25 @@ def interruptible(
     writer.close()
     watcher.join()
     reader.close()
+
+
+@contextmanager
+def interruptible_together() -> Iterator[Interruption]:
+  """`interruptible`, whether there are other processes or not."""
+  if jax.process_count() == 1:
+    with interruptible() as interruption:
+      yield interruption
+    return
+
+  def ask(*_):
+    # The second one ends this process, and so all; a shell's background has
+    # them ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
+    tell('\nSIGINT: finishing this step, then saving; once more ends at once')
+
+  before = signal.signal(signal.SIGINT, ask)
+  try:
+    yield InterruptionOfSeveral()
+  finally:
+    signal.signal(signal.SIGINT, before)

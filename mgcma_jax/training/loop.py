@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -20,12 +20,12 @@ from mgcma_jax.training.checkpoint import Checkpoints, Progress
 from mgcma_jax.training.evaluation import Predictions, predict
 from mgcma_jax.training.finite import FiniteCheck
 from mgcma_jax.training.interrupt import Interrupted, Interruption, tell
-from mgcma_jax.training.logbook import Logbook
 from mgcma_jax.training.optim import (
   Params,
   learning_rate,
   make_optimizer,
 )
+from mgcma_jax.training.processes import is_first, wait_for_all
 from mgcma_jax.training.program_cache import Known
 from mgcma_jax.training.setup import Setup
 from mgcma_jax.training.speech import Speech
@@ -35,6 +35,9 @@ from mgcma_jax.training.state import (
   parameter_shapes,
 )
 from mgcma_jax.training.steps import TrainState
+
+# (kind, step, values), as Logbook.write.
+Write = Callable[[str, int, dict[str, float]], None]
 
 
 def watched(setup: Setup) -> Examples | None:
@@ -69,6 +72,7 @@ class Loop:
 
     self.model = MGCMA(setup.card.model)
     self.mesh = sharding.make_mesh(*self.num_rows)
+    self.layout = sharding.Layout(self.mesh, run.state_sharding)
     self.optimizer = make_optimizer(setup.optim, self.num_steps)
     self.state, self.progress = self._start(setup)
     self.speech = Speech(setup, self.state.params)
@@ -78,14 +82,16 @@ class Loop:
       self._learning_rate,
       lambda: checkpoints.last_step,
     )
-    self._train_step = compiled.training(self.model, self.optimizer, self.mesh)
-    self._evaluation_step = compiled.evaluation(self.model, self.mesh)
+    self._train_step = compiled.training(
+      self.model, self.optimizer, self.state, self.layout, run.accumulate
+    )
+    self._evaluation_step = compiled.evaluation(
+      self.model, self.state.params, self.layout
+    )
     self._compilation: compiled.Compilation | None = None
 
   def _start(self, setup: Setup) -> tuple[TrainState, Progress]:
-    everywhere = sharding.replicated(self.mesh)
-
-    def fresh(params):
+    def fresh(params, place=None):
       return initial_state(
         self.model,
         params,
@@ -93,19 +99,24 @@ class Loop:
         self.optim.freeze,
         setup.group_size,
         self.run.seed,
+        place,
       )
 
     if self.checkpoints.last_step is None:
       self.checkpoints.forget_best_after(0)
-      params = initial_params(self.model, self.run.seed, setup.weights)
-      return jax.device_put(fresh(params), everywhere), Progress()
+      params = initial_params(
+        self.model, self.run.seed, setup.weights, self.layout
+      )
+      return fresh(params, self.layout), Progress()
     shapes = jax.eval_shape(fresh, parameter_shapes(self.model))
-    return self.checkpoints.restore_last(shapes, everywhere)
+    return self.checkpoints.restore_last(shapes, self.layout)
 
   @property
   def num_rows(self) -> tuple[int, int]:
-    """Rows of speech of a batch in training and in evaluation."""
-    sizes = self.run.batch_size, self.run.eval_batch_size
+    """Rows of speech that are computed at a time, in training and in
+    evaluation."""
+    run = self.run
+    sizes = run.batch_size // run.accumulate, run.eval_batch_size
     return tuple(size // self.buckets.per_row for size in sizes)
 
   def plan(self, epoch: int) -> list[PlannedBatch]:
@@ -143,9 +154,10 @@ class Loop:
   def fetch_speech(self) -> None:
     """Gives all examples their speech, as `Speech.fetch` says, and compiles
     what cuts batches from it."""
-    store = self.speech.fetch(self.state.params, self.mesh, self.stop_if_asked)
+    store = self.speech.fetch(self.state.params, self.mesh, self.stop_if_alone)
+    here = functools.partial(sharding.rows_here, self.mesh)
     self.train, self.watched, self.test = (
-      examples and dataclasses.replace(examples, store=store)
+      examples and dataclasses.replace(examples, store=store, here=here)
       for examples in (self.train, self.watched, self.test)
     )
     if store is None or not store.on_device:
@@ -173,15 +185,19 @@ class Loop:
       self.train.store,
     )
     known = Known.of(compilation.name)
-    if known and known.are_there():
+    alone = jax.process_count() == 1
+    if alone and known and known.are_there():
       return
     self.wait_for_programs()
-    if known:
+    if known and is_first():
       known.write()
+    # No process waits long in the first step for one that still compiles.
+    wait_for_all('programs are compiled')
+    sharding.meet(self.mesh)
 
   def wait_for_programs(self) -> None:
     """Until all that `compile` began are there."""
-    self._compilation.wait(self.stop_if_asked)
+    self._compilation.wait(self.stop_if_alone)
 
   def close(self) -> None:
     """Begins no further compilation in the background."""
@@ -193,14 +209,14 @@ class Loop:
     self.state, finite = self._train_step(self.state, batch, shape)
     return finite
 
-  def __call__(self, logbook: Logbook) -> None:
+  def __call__(self, write: Write) -> None:
     """Trains to the end, unless it is interrupted."""
     while not self.finished:
-      self._epoch(logbook)
-      self._judge(logbook)
+      self._epoch(write)
+      self._judge(write)
       self.checkpoints.save_last(self.state, self.progress)
 
-  def _epoch(self, logbook: Logbook) -> None:
+  def _epoch(self, write: Write) -> None:
     """The steps of the epoch that are still to be made."""
     epoch = self.progress.epochs_done
     plan = self.plan(epoch)
@@ -226,14 +242,14 @@ class Loop:
           'time.seconds_per_step': seconds / self.run.log_every_steps,
           'time.waiting_for_input': (loaded.seconds - waited) / seconds,
         }
-        self._log(logbook, step, times)
+        self._log(write, step, times)
         since, waited = time.monotonic(), loaded.seconds
       if step % self.run.save_every_steps == 0 and step % self.steps_per_epoch:
         self._finite.settle()
         self.checkpoints.save_last(self.state, self.progress)
-      if self.interruption.requested:
+      if self.interruption.agreed():
         self._finite.settle()
-        self.stop_if_asked()
+        self._stop()
     self._finite.settle()
 
   def _learning_rate(self, updates: int) -> float:
@@ -241,26 +257,24 @@ class Loop:
     rate = learning_rate(self.optim, self.num_steps)(updates)
     return float(rate * self.state.lr_scale)
 
-  def _log(self, logbook: Logbook, step: int, times: dict[str, float]) -> None:
+  def _log(self, write: Write, step: int, times: dict[str, float]) -> None:
     """Writes the means since the last time, and empties them."""
     means = jax.device_get(self.state.means)
     # Where each update was left out there are none.
     values = {k: mean.compute() for k, mean in means.items() if mean.count}
     values['skipped_updates'] = int(self.state.skipped)
-    logbook.write('train', step, values | times)
+    write('train', step, values | times)
     empty = jax.tree.map(np.zeros_like, means)
-    self.state = self.state.replace(
-      means=jax.device_put(empty, sharding.replicated(self.mesh))
-    )
+    self.state = self.state.replace(means=sharding.put(empty, self.layout))
 
-  def _judge(self, logbook: Logbook) -> None:
+  def _judge(self, write: Write) -> None:
     """Counts the epoch, and keeps its parameters where UA strictly rose."""
     progress = dataclasses.replace(
       self.progress, epochs_done=self.progress.epochs_done + 1
     )
     if self.watched is not None:
       step = int(self.state.step)
-      ua = self._validate(logbook, progress.epochs_done, step)
+      ua = self._validate(write, progress.epochs_done, step)
       if ua > progress.best_ua:
         self.checkpoints.save_best(step, self.state.params)
         progress = dataclasses.replace(
@@ -283,13 +297,11 @@ class Loop:
       scale = jax.device_get(self.state.lr_scale) * np.float32(
         self.optim.plateau_factor
       )
-      self.state = self.state.replace(
-        lr_scale=jax.device_put(scale, sharding.replicated(self.mesh))
-      )
+      self.state = self.state.replace(lr_scale=sharding.put(scale, self.layout))
       epochs = 0
     return dataclasses.replace(progress, plateau_epochs=epochs)
 
-  def _validate(self, logbook: Logbook, epoch: int, step: int) -> float:
+  def _validate(self, write: Write, epoch: int, step: int) -> float:
     """UA of the watched utterances, logged with their losses."""
     oracle = self.run.select == 'oracle_test'
     predictions = self.predict(
@@ -298,7 +310,7 @@ class Loop:
       'ORACLE: test session' if oracle else 'validation',
     )
     values = {'epoch': epoch} | predictions.figures()
-    logbook.write('oracle_test' if oracle else 'validation', step, values)
+    write('oracle_test' if oracle else 'validation', step, values)
     best = max(self.progress.best_ua, predictions.ua)
     tqdm.write(
       f'epoch {epoch:3}  {"ORACLE test" if oracle else "validation"} '
@@ -322,8 +334,16 @@ class Loop:
 
   def stop_if_asked(self) -> None:
     """Saves and ends, with 75, where a signal has asked for it."""
-    if not self.interruption.requested:
-      return
+    if self.interruption.agreed():
+      self._stop()
+
+  def stop_if_alone(self) -> None:
+    """As stop_if_asked, where a process is at work that others are not: of
+    several it goes on, and ends with them later."""
+    if jax.process_count() == 1:
+      self.stop_if_asked()
+
+  def _stop(self) -> None:
     if step := int(self.state.step):
       self.checkpoints.save_last(self.state, self.progress)
       tell(

@@ -4,19 +4,27 @@ believed."""
 from collections.abc import Iterator
 from pathlib import Path
 
+from etils import epath
+
+from mgcma_jax.inputs import bucket
 from mgcma_jax.inputs.corpus_info import sha256_of
 from mgcma_jax.training.files import write_whole
 
 MANIFEST = 'sha256.txt'
+Folder = Path | epath.Path  # here, or in a bucket
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Folder) -> None:
   """Writes sha256.txt, which `sha256sum -c sha256.txt` checks too."""
   lines = [_line(folder, path) for path in _files(folder)]
-  write_whole(folder / MANIFEST, ''.join(lines))
+  text = ''.join(lines)
+  if bucket.is_url(folder):
+    (folder / MANIFEST).write_text(text)  # there at once, or not at all
+  else:
+    write_whole(Path(folder / MANIFEST), text)
 
 
-def damaged_files(folder: Path) -> list[str]:
+def damaged_files(folder: Folder) -> list[str]:
   """Files that are missing, too many, unreadable, or not what the manifest
   says."""
   try:
@@ -37,11 +45,18 @@ def damaged_files(folder: Path) -> list[str]:
   return sorted(damaged | set(unreadable)) or [MANIFEST]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-  for path in sorted(folder.rglob('*')):
-    if path.is_file() and path != folder / MANIFEST:
+def _files(folder: Folder) -> list[Folder]:
+  """All but the manifest, sorted."""
+  return sorted(path for path in _below(folder) if path != folder / MANIFEST)
+
+
+def _below(folder: Folder) -> Iterator[Folder]:
+  for path in folder.iterdir():
+    if path.is_dir():
+      yield from _below(path)
+    else:
       yield path
 
 
-def _line(folder: Path, path: Path) -> str:
+def _line(folder: Folder, path: Folder) -> str:
   return f'{sha256_of(path)}  {path.relative_to(folder)}\n'

@@ -9,7 +9,8 @@ import jax
 import jaxlib
 
 import mgcma_jax
-from mgcma_jax.training.files import sources_digest, user_cache, write_whole
+from mgcma_jax.training.files import sources_digest, write_whole
+from mgcma_jax.user_cache import user_cache
 
 
 def keep_programs() -> str:

@@ -7,12 +7,12 @@ folder can be evaluated after its corpus and encoders have moved.
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 from transformers import BertTokenizerFast
 
 from mgcma_jax.encoders.checkpoint_files import SAFETENSORS
@@ -23,11 +23,17 @@ from mgcma_jax.model import MGCMAConfig
 from mgcma_jax.training.checkpoint import restore_params
 from mgcma_jax.training.files import write_json, writing
 from mgcma_jax.training.optim import Params
+from mgcma_jax.training.sharding import Placement
 
 DATA_FILE = 'data.json'
 # Keys of the config that say where things lie and how fast they come, and
 # change no number of the run.
-WHERE_AND_HOW_FAST = ('device_data_gb', 'feature_folder', 'reader_threads')
+WHERE_AND_HOW_FAST = (
+  'device_data_gb',
+  'feature_folder',
+  'reader_threads',
+  'state_sharding',
+)
 # Parts of a tokenizer that decide which ids a text becomes.
 READING = ('normalizer', 'pre_tokenizer', 'model', 'added_tokens')
 
@@ -102,6 +108,18 @@ def check_config(
       f'{workdir} holds a run of another config: choose another {flag} or '
       'remove it\n  ' + '\n  '.join(differences)
     )
+
+
+def identity(config: dict[str, Any], card: 'ModelCard', corpus: Corpus) -> str:
+  """Hex digest of all that makes a run's numbers."""
+  facts = {
+    'config': {k: v for k, v in config.items() if k not in WHERE_AND_HOW_FAST},
+    'corpus': corpus.sha256,
+    'model': _choices(card),
+    'tokenizer': _reading(card.tokenizer),
+  }
+  text = json.dumps(facts, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _differences(
@@ -220,12 +238,12 @@ def read_config(workdir: Path) -> EvaluationConfig:
   return as_dataclass(EvaluationConfig, read_json(path), path)
 
 
-def selected_params(workdir: Path, sharding: jax.sharding.Sharding) -> Params:
+def selected_params(workdir: Path, place: Placement) -> Params:
   """The parameters that the run's `select` chose.
 
   Args:
     workdir: of the run.
-    sharding: where they shall live.
+    place: where they shall live.
 
   Returns:
     The whole tree.
@@ -234,4 +252,4 @@ def selected_params(workdir: Path, sharding: jax.sharding.Sharding) -> Params:
     ValueError: the folder is not a run's, or holds no checkpoint yet.
   """
   last = read_config(workdir).select == 'last'
-  return restore_params(workdir, 'last' if last else 'best', sharding)
+  return restore_params(workdir, 'last' if last else 'best', place)

@@ -7,7 +7,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 from transformers import BertTokenizerFast
 
@@ -27,6 +26,7 @@ from mgcma_jax.training.run_folder import (
   read_card,
   selected_params,
 )
+from mgcma_jax.training.sharding import STATES, one_device
 from mgcma_jax.training.speech_config import SpeechConfig, row_buckets
 from mgcma_jax.training.state import parameter_shapes
 
@@ -41,6 +41,8 @@ class RunConfig:
   """The loop's numbers; configs/base.py has their units."""
 
   seed: int
+  state_sharding: str
+  accumulate: int
   order: str
   reader_threads: int
   batch_size: int
@@ -58,6 +60,7 @@ class RunConfig:
       ('select', SELECT),
       ('order', ORDERS),
       ('on_nonfinite', ON_NONFINITE),
+      ('state_sharding', STATES),
     ):
       if (value := getattr(self, field)) not in choices:
         raise ValueError(f'config.{field}={value!r}: choose one of {choices}')
@@ -206,9 +209,8 @@ def _from_run(config, choices, classes, tokenizer):
 
 def _stored_params(source: Path, model: MGCMAConfig) -> Params:
   """The weights that a run selected, or those of an exported model."""
-  if (source / 'checkpoints').exists():
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return selected_params(source, device)
+  if (source / 'config.json').exists():
+    return selected_params(source, one_device)
   return torch_weights.load(source, parameter_shapes(MGCMA(model)))
 
 
@@ -300,6 +302,7 @@ def _check(setup: Setup) -> None:
         f'config.model.contrastive_group_size={size} must divide '
         f'config.{field}={getattr(run, field)}'
       )
+  _check_parts(setup)
   _check_rows(setup)
   needs_validation = run.select == 'val' or optim.schedule == 'plateau'
   if needs_validation and setup.validation is None:
@@ -310,13 +313,32 @@ def _check(setup: Setup) -> None:
     )
 
 
+def _check_parts(setup: Setup) -> None:
+  """Raises ValueError where a batch has no such parts of whole groups."""
+  run, model = setup.run, setup.card.model
+  if run.accumulate == 1:
+    return
+  size = model.contrastive_group_size if model.modules else 1
+  if size is None:
+    raise ValueError(
+      f'config.accumulate={run.accumulate} takes a batch apart, and with '
+      'config.model.contrastive_group_size=None every utterance of it is a '
+      'negative of every other: set a group size, or config.accumulate=1'
+    )
+  if run.batch_size % (run.accumulate * size):
+    raise ValueError(
+      f'config.accumulate={run.accumulate} parts of whole groups of {size} do '
+      f'not make up config.batch_size={run.batch_size}'
+    )
+
+
 def _check_rows(setup: Setup) -> None:
   """Raises ValueError where a group or a batch does not fill whole rows."""
-  per_row = setup.row_buckets.per_row
+  per_row, run = setup.row_buckets.per_row, setup.run
   sizes = {
     'model.contrastive_group_size': setup.card.model.contrastive_group_size,
-    'batch_size': setup.run.batch_size,
-    'eval_batch_size': setup.run.eval_batch_size,
+    'batch_size': run.batch_size // run.accumulate,
+    'eval_batch_size': run.eval_batch_size,
   }
   for key, size in sizes.items():
     if size is not None and size % per_row:

@@ -11,11 +11,17 @@ from mgcma_jax.encoders.wav2vec2_config import num_frames
 from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.store import MOST_ROWS, Store
 from mgcma_jax.training.conv_features import KeptFeatures
-from mgcma_jax.training.files import user_cache
 from mgcma_jax.training.optim import Params
 from mgcma_jax.training.setup import Setup
-from mgcma_jax.training.sharding import replicated, split
+from mgcma_jax.training.sharding import (
+  on_host,
+  one_device,
+  put,
+  replicated,
+  split,
+)
 from mgcma_jax.training.speech_config import why_not_kept
+from mgcma_jax.user_cache import user_cache
 
 
 class Speech:
@@ -44,7 +50,7 @@ class Speech:
       self.kept = KeptFeatures.of(
         Path(setup.speech.feature_folder or user_cache('features')),
         setup.card.model.wav2vec2,
-        params['speech_encoder'],
+        convolutions(params),
         self._corpus,
         setup.buckets,
       )
@@ -53,7 +59,8 @@ class Speech:
     self._bytes = self.kept.num_bytes if self.kept else 2 * samples
     most = 1e9 * setup.speech.device_data_gb
     fits = self._bytes <= most and rows <= MOST_ROWS
-    self.on_device = self._used and fits
+    # Of several processes each reads only its own rows.
+    self.on_device = self._used and fits and jax.process_count() == 1
 
   def __str__(self) -> str:
     if not self._used:
@@ -92,7 +99,7 @@ class Speech:
       Interrupted: from `between`; what was computed stays.
     """
     if self.kept:
-      store = self._features(params['speech_encoder'], between)
+      store = self._features(convolutions(params), between)
     elif self.on_device:
       store = _waveforms(self._corpus, between)
     else:
@@ -111,6 +118,14 @@ class Speech:
       lambda samples: num_frames(samples, kept.config),
       self._per_row,
     )
+
+
+def convolutions(params: Params) -> Params:
+  """Those of the speech encoder, whole on this process' first device."""
+  encoder = params['speech_encoder']
+  # The embedding is not used, but no encoder can do without.
+  own = {x: encoder[x] for x in ('feature_extractor', 'masked_spec_embed')}
+  return put(on_host(own), one_device)
 
 
 def _waveforms(corpus: Corpus, between: Callable[[], None]) -> Store:

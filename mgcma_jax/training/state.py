@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -11,9 +12,10 @@ from mgcma_jax.inputs.plan import Shape
 from mgcma_jax.inputs.store import Store
 from mgcma_jax.metrics import Mean
 from mgcma_jax.model import MGCMA
-from mgcma_jax.structs import Batch
+from mgcma_jax.structs import Batch, Leaf
 from mgcma_jax.training import compiler
 from mgcma_jax.training.optim import Params, partition
+from mgcma_jax.training.sharding import Placement, put
 from mgcma_jax.training.steps import TrainState, loss_fn
 
 
@@ -55,13 +57,16 @@ def _draw(model, key):
   return model.init(key, batch)['params']
 
 
-def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
+def initial_params(
+  model: MGCMA, seed: int, given: Params, place: Placement | None = None
+) -> Params:
   """Random parameters, with those that are given in their places.
 
   Args:
     model: the model.
     seed: of the random ones.
     given: subtrees of the parameters, such as {'text_encoder': …}.
+    place: where each shall live; None: on the default device.
 
   Returns:
     The whole tree, float32.
@@ -82,14 +87,26 @@ def initial_params(model: MGCMA, seed: int, given: Params) -> Params:
   if wrong:
     raise ValueError('these weights do not fit:\n  ' + '\n  '.join(wrong))
 
-  @functools.partial(jax.jit, compiler_options=compiler.options())
-  def draw_the_others(key):
-    drawn = flatten_dict(_draw(model, key), sep='/')
-    return {path: x for path, x in drawn.items() if path not in given}
+  others = {path: x for path, x in shapes.items() if path not in given}
 
-  params = draw_the_others(jax.random.key(seed))
-  params |= {path: jnp.asarray(value) for path, value in given.items()}
+  @functools.partial(
+    jax.jit,
+    out_shardings=_shardings(others, place),
+    compiler_options=compiler.options(),
+  )
+  def draw_the_others(seed):
+    drawn = flatten_dict(_draw(model, jax.random.key(seed)), sep='/')
+    return {path: drawn[path] for path in others}
+
+  params = draw_the_others(np.uint32(seed))
+  given = {path: np.asarray(value) for path, value in given.items()}
+  params |= put(given, place) if place else jax.tree.map(jnp.asarray, given)
   return unflatten_dict({path: params[path] for path in shapes}, sep='/')
+
+
+def _shardings(tree: Leaf, place: Placement | None) -> Leaf:
+  """Of each array; None leaves it to JAX."""
+  return place and jax.tree.map(place, tree)
 
 
 def initial_state(
@@ -99,6 +116,7 @@ def initial_state(
   freeze: str,
   group: int,
   seed: int,
+  place: Placement | None = None,
 ) -> TrainState:
   """The state before the first step.
 
@@ -109,6 +127,7 @@ def initial_state(
     freeze: a key of optim.FREEZE.
     group: rows of a batch that the loss can take.
     seed: of the run, in [0, 2^32).
+    place: as of initial_params.
 
   Returns:
     Step 0, with empty metrics.
@@ -120,14 +139,19 @@ def initial_state(
     example_batch(group),
   )
   means = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), means)
-  return TrainState(
+  # One program, where each array would have one of its own.
+  init = jax.jit(
+    optimizer.init,
+    out_shardings=_shardings(jax.eval_shape(optimizer.init, trainable), place),
+  )
+  state = TrainState(
     seed=jnp.asarray(seed, jnp.uint32),
     step=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),
     trainable=trainable,
     frozen=frozen,
-    # One program, where each array would have one of its own.
-    opt_state=jax.jit(optimizer.init)(trainable),
+    opt_state=init(trainable),
     lr_scale=jnp.ones(()),
     means=means | {'gradient_norm': Mean(jnp.zeros(()), jnp.zeros(()))},
   )
+  return put(state, place) if place else state

@@ -1,9 +1,12 @@
 """The training step and the evaluation step: pure functions, to be jitted."""
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from mgcma_jax.metrics import Mean
@@ -77,11 +80,57 @@ def loss_fn(
   return mgcma_loss(outputs, batch, model.config)
 
 
+Gradient = tuple[tuple[Float[Array, ''], dict[str, Mean]], Params]
+
+
+def accumulated(
+  gradient: Callable[[Batch, jax.Array], Gradient],
+  batch: Batch,
+  key: jax.Array,
+  parts: int,
+  rows: NamedSharding | None,
+) -> Gradient:
+  """What `gradient` gives for a batch, from so many parts one after another.
+
+  The loss is a mean over rows and groups of which each part holds equally many,
+  so that the mean over the parts is that of the whole.
+
+  Args:
+    gradient: ((loss, means), gradients) of a batch, with a key for dropout.
+    batch: rows of which all are valid.
+    key: each part draws from its own.
+    parts: of equal size, in the order of the rows.
+    rows: of a part's rows over the devices; None: as XLA likes.
+  """
+  if parts == 1:
+    return gradient(batch, key)
+
+  def in_parts(x):
+    x = x.reshape(parts, -1, *x.shape[1:])
+    if rows is None:
+      return x
+    place = NamedSharding(rows.mesh, PartitionSpec(None, *rows.spec))
+    return jax.lax.with_sharding_constraint(x, place)
+
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, gradient(*part)), None
+
+  stacked = jax.tree.map(in_parts, batch), jax.random.split(key, parts)
+  first = jax.tree.map(lambda x: x[0], stacked)
+  nothing = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, *first)
+  )
+  ((loss, means), grads), _ = jax.lax.scan(add, nothing, stacked)
+  return (loss / parts, means), jax.tree.map(lambda g: g / parts, grads)
+
+
 def train_step(
   model: MGCMA,
   optimizer: optax.GradientTransformation,
   state: TrainState,
   batch: Batch,
+  parts: int = 1,
+  rows: NamedSharding | None = None,
 ) -> tuple[TrainState, Bool[Array, '']]:
   """One update. All randomness follows from the state's (seed, step).
 
@@ -93,18 +142,21 @@ def train_step(
     optimizer: for the trainable parameters.
     state: before the step.
     batch: rows of which all are valid.
+    parts: the gradient is accumulated over so many of the batch.
+    rows: as of accumulated.
 
   Returns:
     The state after the step, and whether loss and gradient were finite.
   """
   key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
-  def loss(trainable):
-    return loss_fn(model, combine(trainable, state.frozen), batch, key)
+  def gradient(batch, key):
+    def loss(trainable):
+      return loss_fn(model, combine(trainable, state.frozen), batch, key)
 
-  (total, means), grads = jax.value_and_grad(loss, has_aux=True)(
-    state.trainable
-  )
+    return jax.value_and_grad(loss, has_aux=True)(state.trainable)
+
+  (total, means), grads = accumulated(gradient, batch, key, parts, rows)
   norm = global_norm(grads)
   means['gradient_norm'] = Mean(norm, jnp.ones_like(norm))
   finite = jnp.isfinite(norm) & jnp.isfinite(total)

@@ -12,7 +12,7 @@ from mgcma_jax.model import MGCMA, MGCMAConfig
 from mgcma_jax.structs import Batch
 from mgcma_jax.training import compiled
 from mgcma_jax.training.optim import OptimConfig, make_optimizer
-from mgcma_jax.training.sharding import make_mesh
+from mgcma_jax.training.sharding import Layout, make_mesh
 from mgcma_jax.training.state import initial_params, initial_state
 from tests.bench.work import NUM_STEPS, Sizes, Utterances, Work
 
@@ -24,7 +24,7 @@ class Ours:
     """model, optim: the fields of MGCMAConfig and of OptimConfig."""
     model = MGCMA(as_dataclass(MGCMAConfig, model, 'the model'))
     self._wav2vec2 = model.config.wav2vec2
-    self._held, mesh = initial_params(model, 0, {}), make_mesh(1)
+    self._held, layout = initial_params(model, 0, {}), Layout(make_mesh(1))
     self._trains = work.what == 'train'
     if self._trains:
       optim = OptimConfig(**optim)
@@ -32,9 +32,9 @@ class Ours:
       self._held = initial_state(
         model, self._held, optimizer, optim.freeze, work.batch, seed=0
       )
-      self._step = compiled.training(model, optimizer, mesh)
+      self._step = compiled.training(model, optimizer, self._held, layout)
     else:
-      self._step = compiled.evaluation(model, mesh)
+      self._step = compiled.evaluation(model, self._held, layout)
 
   @property
   def device(self) -> str:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from data_prep import iemocap, metadata
 from data_prep.release import Turn, Vote, write_release
 from data_prep.shards import Options
-from data_prep.sound import read_sound
 from mgcma_jax.encoders.bert import BertConfig
 from mgcma_jax.encoders.checkpoint_files import read_checkpoint
 from mgcma_jax.encoders.pretrained import load_bert, load_wav2vec2
@@ -27,6 +26,7 @@ from mgcma_jax.encoders.wav2vec2 import Wav2Vec2Config
 from mgcma_jax.inputs.corpus import Corpus
 from mgcma_jax.inputs.corpus_info import CorpusInfo
 from mgcma_jax.inputs.records import FEATURES, Example
+from mgcma_jax.inputs.sound import read_sound
 from mgcma_jax.model import MGCMAConfig
 from mgcma_jax.training.run_folder import read_card, read_config
 from tests.fuzz.mutations import another, damaged

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.sound import SoundError, read_sound
 from mgcma_jax.encoders.checkpoint_files import (
   CheckpointError,
   read_safetensors,
   read_torch,
 )
+from mgcma_jax.inputs.sound import SoundError, read_sound
 from tests.fuzz.bounds import MEGABYTES, OutOfBounds, bounded
 from tests.torch_zip import archive, state_dict, tensor
 

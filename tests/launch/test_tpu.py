@@ -61,7 +61,7 @@ class Cloud:
 
   def __call__(self, *arguments):
     process = self.start(*arguments)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=90)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
   @property
@@ -123,7 +123,7 @@ def cloud(tmp_path):
 
 
 def until(condition):
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 60
   while not condition():
     assert time.monotonic() < deadline
     time.sleep(0.02)
@@ -159,6 +159,27 @@ def test_data_and_flags_arrive_step_by_step(cloud):
   assert not cloud.vm.exists()
 
 
+def test_hosts_of_a_slice_are_one_program(cloud, monkeypatch):
+  """Their checkpoints lie in the bucket, as each host has a disk of its own."""
+  monkeypatch.setenv('HOSTS', '4')
+  cloud.scene(['ACTIVE'], [0])
+  for action in ('create', 'setup', 'run'):
+    assert cloud(*BUCKET, action, '--', '--config=x.py').returncode == 0
+  log = (cloud.vm / 'tpu-job' / 'log.txt').read_text()
+  shared = '--config.checkpoint_root=gs://b/mgcma/checkpoints'
+  assert f'training --config=x.py --processes=auto {shared}\n' in log
+
+
+def test_hosts_of_a_slice_need_a_bucket(cloud, monkeypatch):
+  monkeypatch.setenv('HOSTS', '2')
+  cloud.scene(['ACTIVE'], [0])
+  for action in ('create', 'setup'):
+    assert cloud(*TPU, action).returncode == 0
+  assert cloud(*TPU, 'run', '--', '--config=x.py').returncode == 8
+  log = (cloud.vm / 'tpu-job' / 'log.txt').read_text()
+  assert 'error: 2 hosts share their checkpoints in a bucket' in log
+
+
 def test_after_a_preemption_it_goes_on(cloud):
   """On another VM, with what the bucket had of the run."""
   looks = [*['ACTIVE'] * 20, 'SUSPENDING', 'SUSPENDED', 'PROVISIONING']
@@ -175,7 +196,7 @@ def test_a_preemption_while_it_is_set_up(cloud):
   process = cloud.start(*BUCKET, 'all')
   until(lambda: cloud.verbs.count('create') == 2)
   (cloud.stub / 'no-pip').unlink()
-  process.communicate(timeout=20)
+  process.communicate(timeout=90)
   assert process.returncode == 0
   assert cloud.verbs == ['create', 'setup', 'delete', *ONCE]
 
@@ -209,7 +230,7 @@ def test_a_job_that_the_system_killed(cloud):
   pid = cloud.vm / 'tpu-job' / 'pid'
   until(lambda: (cloud.vm / 'runs' / 'fold1' / 'history').exists())
   os.killpg(int(pid.read_text()), signal.SIGKILL)
-  _, said = process.communicate(timeout=20)
+  _, said = process.communicate(timeout=90)
   assert process.returncode == 8
   assert 'ended with killed' in said
 
@@ -232,7 +253,7 @@ def test_interrupted_while_it_trains(cloud, number):
   process = cloud.start(*TPU, 'all')
   until(lambda: (cloud.vm / 'runs' / 'fold1' / 'history').exists())
   os.killpg(process.pid, number)
-  process.communicate(timeout=20)
+  process.communicate(timeout=90)
   assert process.returncode != 0
   assert cloud.verbs == [*ONCE[:3], 'stop', *ONCE[3:]]
   assert cloud.history == ['hang', 'saved']
@@ -244,7 +265,7 @@ def test_interrupted_while_it_waits(cloud):
   process = cloud.start(*TPU, 'all')
   until(lambda: any('describe' in call for call in cloud.calls))
   os.killpg(process.pid, signal.SIGINT)
-  process.communicate(timeout=20)
+  process.communicate(timeout=90)
   assert cloud.verbs == ['create', 'delete']
 
 

@@ -33,13 +33,13 @@ from mgcma_jax.inputs.plan import evaluation_plan, training_plan
 from mgcma_jax.model import MGCMA
 from mgcma_jax.structs import Batch
 from mgcma_jax.training import steps as our_steps
-from mgcma_jax.training.evaluation import test
+from mgcma_jax.training.evaluation import tester
 from mgcma_jax.training.files import write_json
 from mgcma_jax.training.optim import Params
 from mgcma_jax.training.optim import make_optimizer as our_optimizer
 from mgcma_jax.training.run_folder import check_config
 from mgcma_jax.training.setup import Setup, make_setup
-from mgcma_jax.training.sharding import make_mesh, replicated
+from mgcma_jax.training.sharding import Layout, make_mesh, put
 from mgcma_jax.training.state import initial_params, initial_state
 from tests.torch_reference import report
 from tests.torch_reference.bridge import reference, reference_batch
@@ -148,17 +148,18 @@ def first_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
 def confusion_of_ours(setup: Setup, params: Params) -> np.ndarray:
   """Counts [C, C] on the test session."""
   run = setup.run
-  mesh = make_mesh(run.eval_batch_size)
-  params = jax.device_put(params, replicated(mesh))
-  return test(
+  layout = Layout(make_mesh(run.eval_batch_size))
+  params = put(params, layout)
+  predicted = tester(
     setup.card.model,
     params,
     setup.test,
     setup.buckets,
     run.eval_batch_size,
     run.reader_threads,
-    mesh,
-  ).confusion_CC
+    layout,
+  )
+  return predicted(setup.test, 'test').confusion_CC
 
 
 def confusion_of_reference(setup: Setup, model: Reference) -> np.ndarray:

@@ -18,6 +18,7 @@ from mgcma_jax.training.checkpoint import (
   restore_params,
 )
 from mgcma_jax.training.manifest import damaged_files
+from mgcma_jax.training.sharding import one_device
 from mgcma_jax.training.steps import TrainState
 
 
@@ -37,11 +38,6 @@ def state(step):
 
 
 @pytest.fixture
-def place():
-  return jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-
-@pytest.fixture
 def saved(tmp_path):
   """A run's folder with steps 4 and 8, of which 4 is the best."""
   with Checkpoints(tmp_path) as checkpoints:
@@ -53,9 +49,9 @@ def saved(tmp_path):
   return tmp_path
 
 
-def restored(workdir, place):
+def restored(workdir):
   with Checkpoints(workdir) as checkpoints:
-    found, progress = checkpoints.restore_last(state(0), place)
+    found, progress = checkpoints.restore_last(state(0), one_device)
   return int(found.step), found, progress
 
 
@@ -73,12 +69,12 @@ def sizes(workdir):
   return sum(path.stat().st_size for path in files(workdir))
 
 
-def test_the_newest_state_comes_back(saved, place):
-  step, found, progress = restored(saved, place)
+def test_the_newest_state_comes_back(saved):
+  step, found, progress = restored(saved)
   assert step == 8
   assert progress == Progress(1, 0.5, 1, 4)
   jax.tree.map(np.testing.assert_array_equal, found, state(8))
-  best = restore_params(saved, 'best', place)
+  best = restore_params(saved, 'best', one_device)
   np.testing.assert_array_equal(best['a'], np.full((3, 4), 4.0))
 
 
@@ -112,10 +108,10 @@ def test_a_file_too_many_or_too_few(saved):
   assert damaged_files(folder) == ['state/_METADATA']
 
 
-def test_a_damaged_step_is_named_and_the_one_before_used(saved, place, capsys):
+def test_a_damaged_step_is_named_and_the_one_before_used(saved, capsys):
   folder = saved / 'checkpoints' / 'last' / '8'
   flip(folder / 'state' / '_METADATA', 100)
-  step, found, _ = restored(saved, place)
+  step, found, _ = restored(saved)
   assert step == 4
   jax.tree.map(np.testing.assert_array_equal, found, state(4))
   said = capsys.readouterr().out
@@ -126,30 +122,30 @@ def test_a_damaged_step_is_named_and_the_one_before_used(saved, place, capsys):
   # Saved anew when training comes there again.
   with Checkpoints(saved) as checkpoints:
     checkpoints.save_last(state(8), Progress(1, 0.5, 1, 4))
-  assert restored(saved, place)[0] == 8
+  assert restored(saved)[0] == 8
   assert not aside.exists()
 
 
-def test_all_states_damaged(saved, place):
+def test_all_states_damaged(saved):
   """Nothing is moved, so that a second start says the same."""
   for step in ('4', '8'):
     flip(saved / 'checkpoints' / 'last' / step / 'state' / '_METADATA', 100)
   for _ in range(2):
     with pytest.raises(ValueError, match='no state that is undamaged'):
-      restored(saved, place)
+      restored(saved)
 
 
-def test_damaged_best_parameters(saved, place):
+def test_damaged_best_parameters(saved):
   """Both states need them."""
   flip(saved / 'checkpoints' / 'best' / '4' / 'params' / '_METADATA', 100)
   with pytest.raises(ValueError, match=r'8: best/4/params/_METADATA; 4: best'):
-    restored(saved, place)
+    restored(saved)
   match = r'best/4 is damaged \(params/_METADATA differ'
   with pytest.raises(ValueError, match=match):
-    restore_params(saved, 'best', place)
+    restore_params(saved, 'best', one_device)
 
 
-def test_a_file_that_cannot_be_read(saved, place, monkeypatch, capsys):
+def test_a_file_that_cannot_be_read(saved, monkeypatch, capsys):
   """As on a disk with a bad sector."""
   bad = saved / 'checkpoints' / 'last' / '8' / 'state' / '_METADATA'
 
@@ -159,14 +155,14 @@ def test_a_file_that_cannot_be_read(saved, place, monkeypatch, capsys):
     return corpus_info.sha256_of(path)
 
   monkeypatch.setattr(manifest, 'sha256_of', sha256_of)
-  assert restored(saved, place)[0] == 4
+  assert restored(saved)[0] == 4
   assert '8 is damaged (state/_METADATA)' in capsys.readouterr().out
 
 
-def test_a_step_without_manifest_was_not_saved(saved, place, capsys):
+def test_a_step_without_manifest_was_not_saved(saved, capsys):
   folder = saved / 'checkpoints' / 'last' / '8'
   (folder / 'sha256.txt').unlink()
-  assert restored(saved, place)[0] == 4
+  assert restored(saved)[0] == 4
   assert f'removing {folder}, which was not' in capsys.readouterr().out
   assert not folder.exists()
 
@@ -180,7 +176,7 @@ def test_manifests_that_were_lost(saved):
       Checkpoints(saved)
 
 
-def test_a_kill_before_the_first_state(tmp_path, place):
+def test_a_kill_before_the_first_state(tmp_path):
   """The best parameters that were saved before it are of no state."""
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save_best(4, state(4).params)
@@ -188,13 +184,13 @@ def test_a_kill_before_the_first_state(tmp_path, place):
     assert checkpoints.last_step is None
     checkpoints.forget_best_after(0)
     checkpoints.save_best(4, state(5).params)
-  np.testing.assert_array_equal(restore_params(tmp_path, 'best', place)['b'], 5)
+  np.testing.assert_array_equal(
+    restore_params(tmp_path, 'best', one_device)['b'], 5
+  )
 
 
 @pytest.mark.parametrize('saving', ['last', 'best'])
-def test_a_kill_between_a_step_and_its_manifest(
-  saved, place, saving, monkeypatch
-):
+def test_a_kill_between_a_step_and_its_manifest(saved, saving, monkeypatch):
   """What was there before is there still: the old is deleted at the end."""
 
   def die(folder):
@@ -206,21 +202,25 @@ def test_a_kill_between_a_step_and_its_manifest(
       checkpoints.save_last(state(12), Progress(1, 0.5, 1, 4))
     else:
       checkpoints.save_best(12, state(12).params)
-  step, _, progress = restored(saved, place)
+  step, _, progress = restored(saved)
   assert (step, progress.best_step) == (8, 4)
-  np.testing.assert_array_equal(restore_params(saved, 'best', place)['b'], 4.0)
+  np.testing.assert_array_equal(
+    restore_params(saved, 'best', one_device)['b'], 4.0
+  )
 
 
-def test_best_parameters_of_a_time_that_has_not_come(saved, place):
+def test_best_parameters_of_a_time_that_has_not_come(saved):
   """The run was killed after it saved them, and before its state."""
   with Checkpoints(saved) as checkpoints:
     checkpoints.save_best(12, state(12).params)
-  restored(saved, place)
-  np.testing.assert_array_equal(restore_params(saved, 'best', place)['b'], 4.0)
+  restored(saved)
+  np.testing.assert_array_equal(
+    restore_params(saved, 'best', one_device)['b'], 4.0
+  )
 
 
 @pytest.mark.parametrize('damaged', ['last/21/state', 'best/21/params'])
-def test_every_kept_state_keeps_its_best(tmp_path, place, damaged):
+def test_every_kept_state_keeps_its_best(tmp_path, damaged):
   """Falling back by one step, the best there was is there."""
   with Checkpoints(tmp_path) as checkpoints:
     for epoch in range(1, 8):
@@ -229,10 +229,10 @@ def test_every_kept_state_keeps_its_best(tmp_path, place, damaged):
       checkpoints.save_best(step, state(step).params)
       checkpoints.save_last(state(step), progress)
   flip(tmp_path / 'checkpoints' / damaged / '_METADATA', 100)
-  step, _, progress = restored(tmp_path, place)
+  step, _, progress = restored(tmp_path)
   assert (step, progress.best_step) == (18, 18)
   np.testing.assert_array_equal(
-    restore_params(tmp_path, 'best', place)['b'], 18.0
+    restore_params(tmp_path, 'best', one_device)['b'], 18.0
   )
 
 
@@ -264,7 +264,7 @@ def small_files():
 
 # Orbax's threads leave their event loops.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-def test_a_write_that_fails_in_the_middle(saved, place, small_files):
+def test_a_write_that_fails_in_the_middle(saved, small_files):
   noise = np.random.default_rng(0).normal(size=10_000)
   with Checkpoints(saved) as checkpoints:
     large = state(12).replace(frozen={'c': noise})
@@ -272,7 +272,7 @@ def test_a_write_that_fails_in_the_middle(saved, place, small_files):
       OSError, match=r'last/12 cannot be written \(File too l'
     ):
       checkpoints.save_last(large, Progress(1, 0.5, 1, 4))
-  step, found, _ = restored(saved, place)
+  step, found, _ = restored(saved)
   assert step == 8
   jax.tree.map(np.testing.assert_array_equal, found, state(8))
   left = {path.name for path in (saved / 'checkpoints' / 'last').iterdir()}

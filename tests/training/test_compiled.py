@@ -14,7 +14,7 @@ from mgcma_jax.training import compiled, loop
 from mgcma_jax.training.compiled import Compilation, Step
 from mgcma_jax.training.loop import Loop
 from mgcma_jax.training.optim import OptimConfig, make_optimizer
-from mgcma_jax.training.sharding import make_mesh
+from mgcma_jax.training.sharding import Layout, make_mesh
 from mgcma_jax.training.state import (
   batch_shape,
   initial_state,
@@ -253,7 +253,8 @@ def test_a_step_of_base_size_takes_less_memory_than_by_default():
     lambda params: initial_state(model, params, optimizer, optim.freeze, 4, 0),
     parameter_shapes(model),
   )
-  step = compiled.training(model, optimizer, make_mesh(1)).jitted
+  layout = Layout(make_mesh(1))
+  step = compiled.training(model, optimizer, state, layout).jitted
   program = step.lower(state, batch_shape((4, 80_000, 32))).compile()
   needed = program.memory_analysis().temp_size_in_bytes
   print(f'{needed / 2**30:.2f} GiB')

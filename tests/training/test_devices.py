@@ -30,7 +30,7 @@ def make_config(request, make_tiny_config):
 
 
 def devices(patch, size):
-  """The mesh has so many, of the four that there are."""
+  """The mesh has so many, of the eight that there are."""
 
   def make_mesh(*batch_sizes):
     return jax.make_mesh(

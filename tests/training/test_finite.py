@@ -17,6 +17,7 @@ from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training import loop, steps
 from mgcma_jax.training.checkpoint import restore_params
 from mgcma_jax.training.setup import make_setup
+from mgcma_jax.training.sharding import one_device
 from mgcma_jax.training.state import example_batch
 from mgcma_jax.training.steps import TrainState, train_step
 from tests.runs import interrupt_after, metrics
@@ -143,10 +144,12 @@ def test_it_is_left_out_counted_and_told(config, poisoned, tmp_path, capsys):
   resumed = train_and_evaluate(config, tmp_path / 'parts')
   assert resumed.figures['skipped_updates'] == 2
   assert metrics(tmp_path / 'parts') == metrics(tmp_path / 'whole')
-  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   jax.tree.map(
     np.testing.assert_array_equal,
-    *(restore_params(tmp_path / x, 'last', place) for x in ('whole', 'parts')),
+    *(
+      restore_params(tmp_path / x, 'last', one_device)
+      for x in ('whole', 'parts')
+    ),
   )
 
 

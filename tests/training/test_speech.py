@@ -17,11 +17,11 @@ from mgcma_jax.train import train_and_evaluate
 from mgcma_jax.training import loop
 from mgcma_jax.training.checkpoint import Checkpoints
 from mgcma_jax.training.conv_features import KeptFeatures
-from mgcma_jax.training.files import user_cache
 from mgcma_jax.training.interrupt import Interruption
 from mgcma_jax.training.setup import make_setup
 from mgcma_jax.training.speech import Speech
 from mgcma_jax.training.state import parameter_shapes
+from mgcma_jax.user_cache import user_cache
 from tests.runs import assert_same_run, interrupt_after
 
 

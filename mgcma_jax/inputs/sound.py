@@ -6,9 +6,9 @@ from pathlib import Path
 import librosa
 import numpy as np
 import soundfile
-from jaxtyping import Int16
+from jaxtyping import Float, Int16, Shaped
 
-from mgcma_jax.inputs.audio import SAMPLE_RATE, to_int16
+from mgcma_jax.inputs.audio import FULL_SCALE, SAMPLE_RATE, to_int16
 
 # libsndfile's number of frames where the header does not say it.
 UNKNOWN_FRAMES = 2**63 - 1
@@ -25,7 +25,7 @@ class SoundError(ValueError):
   """A sound file that cannot be used; the text says why, and the cure."""
 
 
-def read_sound(path: Path, max_seconds: float) -> Int16[np.ndarray, 'S']:
+def read_sound(path: Path, max_seconds: float | int) -> Int16[np.ndarray, 'S']:
   """The mean of the channels at 16 kHz; int16 at 16 kHz is kept bit by bit.
 
   Raises SoundError: missing, undecodable, cut, empty, not finite, out of
@@ -48,11 +48,47 @@ def read_sound(path: Path, max_seconds: float) -> Int16[np.ndarray, 'S']:
     raise SoundError(
       f'{path} ends after {len(wave_SX)} of {info.frames} samples: replace it'
     )
+  return _mono(wave_SX, rate, str(path))
+
+
+def as_pcm(
+  wave: Int16[np.ndarray, 'S'] | Shaped[np.ndarray, 'S ...'], rate: int
+) -> Int16[np.ndarray, 'S_16k']:
+  """As `read_sound`, of samples in memory.
+
+  Args:
+    wave: [S] or [S, channels], int16 or float in [-1, 1].
+    rate: Hz.
+
+  Raises:
+    SoundError: another shape or kind of number, no sample, not finite, out of
+      scale, or a strange rate.
+  """
+  if wave.dtype == np.int16:
+    wave = wave / np.float32(FULL_SCALE)
+  elif not np.issubdtype(wave.dtype, np.floating):
+    raise SoundError(f'audio of {wave.dtype}: give int16, or floats in [-1, 1]')
+  if wave.ndim not in (1, 2) or not wave.size:
+    raise SoundError(
+      f'audio of shape {wave.shape}: give [samples] or [samples, channels]'
+    )
+  wave_SX = wave.astype(np.float32).reshape(len(wave), -1)
+  if not 1000 <= rate <= MOST_PER_SECOND / wave_SX.shape[1]:
+    raise SoundError(
+      f'{wave_SX.shape[1]} channels at {rate} Hz are no recording of speech: '
+      'give one channel at 16000 Hz'
+    )
+  return _mono(wave_SX, rate, 'the audio')
+
+
+def _mono(
+  wave_SX: Float[np.ndarray, 'S X'], rate: int, origin: str
+) -> Int16[np.ndarray, 'S_16k']:
   if not np.isfinite(wave_SX).all():
-    raise SoundError(f'{path} holds samples that are not finite: replace it')
+    raise SoundError(f'{origin} holds samples that are not finite: replace it')
   if (loudest := np.abs(wave_SX).max()) > LOUDEST:
     raise SoundError(
-      f'{path} reaches {loudest:g}, far beyond full scale, which is 1: scale '
+      f'{origin} reaches {loudest:g}, far beyond full scale, which is 1: scale '
       'it to [-1, 1]'
     )
   wave_S = wave_SX.mean(1)

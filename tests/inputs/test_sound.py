@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.sound import SoundError, read_sound
+from mgcma_jax.inputs.sound import SoundError, read_sound
 
 
 def save(path, wave, rate, **options):
