@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
 
   config.batch_size = 4  # utterances (paper, section 3.2)
   config.accumulate = 1  # parts of a batch that are computed one after another,
-  # each of whole contrastive groups: less memory, the same update
+  # each of whole contrastive groups: large batches in less memory
   config.state_sharding = 'replicated'  # or 'fsdp': parameters and moments are
   # shared out over the devices, for encoders that one cannot hold
   config.eval_batch_size = 8  # utterances
