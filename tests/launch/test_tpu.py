@@ -57,6 +57,8 @@ class Cloud:
       stderr=subprocess.PIPE,
       text=True,
       start_new_session=True,
+      # Ignored where the tests run in a shell's background, and then for good.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
   def __call__(self, *arguments):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from etils.epath import gpath
 
 from mgcma_jax.evaluate import evaluate
 from mgcma_jax.train import train_and_evaluate
@@ -83,11 +84,13 @@ def test_two_runs_do_not_meet_there(config, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def step():
+def step(monkeypatch):
   """A step's folder in a bucket: fsspec's memory in place of Google's.
 
   Orbax itself cannot be tried so, as TensorStore speaks to Google alone.
   """
+  # etils asks TensorFlow where that is installed.
+  monkeypatch.setattr(gpath, '_is_tf_installed', lambda: False)
   real = fsspec.get_filesystem_class('memory')
 
   class Bucket(real):
