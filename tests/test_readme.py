@@ -114,7 +114,7 @@ def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
   (test,) = [c for c in COMMANDS if '--data=data/my_recordings' in c]
   (export,) = [c for c in COMMANDS if c.startswith('mgcma_jax.export')]
   (predict,) = [c for c in COMMANDS if c.startswith('mgcma_jax.predict')]
-  (noise,) = [c for c in COMMANDS if '--noise_snr' in c]
+  (noise,) = [c for c in COMMANDS if c.endswith('--noise_snr=20,10,5,0')]
   places = {
     'data/my_corpus': tmp_path / 'shards',
     'data/my_beam_corpus': tmp_path / 'beam',
