@@ -21,13 +21,8 @@ from mgcma_jax.inputs.audio import SAMPLE_RATE
 from mgcma_jax.inputs.sound import read_sound
 from mgcma_jax.recognition import listing
 from mgcma_jax.recognition.listing import Recording
-from mgcma_jax.recognition.recognizer import (
-  LONGEST,
-  Clip,
-  Piece,
-  Prediction,
-  Recognizer,
-)
+from mgcma_jax.recognition.prediction import Clip, Piece, Prediction
+from mgcma_jax.recognition.recognizer import LONGEST, Recognizer
 
 __all__ = ['Clip', 'Piece', 'Prediction', 'Recognizer']
 
@@ -44,6 +39,14 @@ def predict(
   recognizer: Recognizer, recordings: list[Recording], max_seconds: float | None
 ) -> list[Prediction]:
   """What the recognizer says of each.
+
+  Args:
+    recognizer: of runs.
+    recordings: whose files are read some minutes of sound at a time.
+    max_seconds: as of Recognizer.
+
+  Returns:
+    Predictions in their order.
 
   Raises:
     ValueError: a file that is no sound, or what the model needs is missing.

@@ -7,7 +7,12 @@ import functools
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import (
+  AbstractContextManager,
+  closing,
+  contextmanager,
+  nullcontext,
+)
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -113,9 +118,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
     if result := _finished(config, workdir):
       return result
     setup = make_setup(config)
-    _begin(config, setup, workdir)
+    own = _begin(config, setup, workdir)
     with (
-      _checkpoints(config, setup, workdir) as checkpoints,
+      Checkpoints(workdir, config.checkpoint_root, own) as checkpoints,
       closing(Loop(setup, checkpoints, interruption)) as loop,
     ):
       print(summary(setup, loop), flush=True)
@@ -130,17 +135,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Result:
       return _test(config, setup, loop, workdir, started, bool(resumed))
 
 
-@contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
+def _alone(workdir: Path) -> AbstractContextManager[None]:
   """Holds the folder for all processes of this run."""
-  with locked(workdir) if is_first() else nullcontext():
-    yield
+  return locked(workdir) if is_first() else nullcontext()
 
 
-def _begin(config: ConfigDict, setup: Setup, workdir: Path) -> None:
-  """Starts the folder, or checks what it was started with."""
+def _begin(config: ConfigDict, setup: Setup, workdir: Path) -> str:
+  """Starts the folder, or checks what it was started with; gives the run's
+  identity."""
   of_run = config.to_dict(), setup.card, setup.train.corpus
-  check_same('config, corpus or model', identity(*of_run))
+  own = identity(*of_run)
+  check_same('config, corpus or model', own)
   check_same('config.state_sharding', config.state_sharding)
   begin = functools.partial(write_run, workdir, *of_run)
   with once('the run has begun') as is_mine:
@@ -149,13 +154,7 @@ def _begin(config: ConfigDict, setup: Setup, workdir: Path) -> None:
   if not is_mine and not config.checkpoint_root:
     check_shared(workdir / 'config.json')
     begin()
-
-
-def _checkpoints(
-  config: ConfigDict, setup: Setup, workdir: Path
-) -> Checkpoints:
-  own = identity(config.to_dict(), setup.card, setup.train.corpus)
-  return Checkpoints(workdir, config.checkpoint_root, own)
+  return own
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgcma_jax.recognition.recognizer import Piece, Prediction
+from mgcma_jax.recognition.prediction import Piece, Prediction
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 import functools
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -23,6 +21,7 @@ from mgcma_jax.inputs.sound import as_pcm
 from mgcma_jax.inputs.text import tokenize
 from mgcma_jax.model import MGCMA
 from mgcma_jax.recognition.pieces import pieces
+from mgcma_jax.recognition.prediction import Clip, Piece, Prediction
 from mgcma_jax.structs import Batch
 from mgcma_jax.training import compiler
 from mgcma_jax.training.optim import Params
@@ -36,63 +35,6 @@ from mgcma_jax.training.sharding import one_device
 
 MAX_SECONDS = 20.0  # of a piece of a recording
 LONGEST = 3600.0  # s, of a recording
-
-
-@dataclass(frozen=True)
-class Piece:
-  """What is said of a part of a recording.
-
-  Attributes:
-    start: seconds from the recording's begin.
-    end: seconds.
-    probabilities: by class; they sum to 1.
-    text: what was read as said in it; None for a model of speech alone.
-  """
-
-  start: float
-  end: float
-  probabilities: dict[str, float]
-  text: str | None = None
-
-  @property
-  def label(self) -> str:
-    """The likeliest class."""
-    return max(self.probabilities, key=self.probabilities.get)
-
-  @property
-  def entropy(self) -> float:
-    """H(p) / log C, the uncertainty: 0 is sure, 1 is a guess."""
-    p_C = np.array(list(self.probabilities.values()))
-    p_C = p_C[p_C > 0]
-    return float(-(p_C * np.log(p_C)).sum() / math.log(len(self.probabilities)))
-
-
-@dataclass(frozen=True)
-class Prediction(Piece):
-  """What is said of a recording, or of a text alone.
-
-  Attributes:
-    timeline: its pieces; a short recording is one.
-  """
-
-  timeline: tuple[Piece, ...] = ()
-
-
-@dataclass(frozen=True)
-class Clip:
-  """One recording, its text, or both.
-
-  Attributes:
-    audio: [S], or [S, channels]: int16, or float in [-1, 1]; None for a model
-      of text alone.
-    rate: of the audio, Hz.
-    text: what is said; None for a model of speech alone, or where a transcriber
-      finds it.
-  """
-
-  audio: np.ndarray | None
-  rate: int = SAMPLE_RATE
-  text: str | None = None
 
 
 class Recognizer:
@@ -209,7 +151,18 @@ class Recognizer:
   def each(
     self, clips: Sequence[Clip], max_seconds: float | None = None
   ) -> list[Prediction]:
-    """As of one clip, for many, equally long pieces together."""
+    """As of one clip, for many, equally long pieces together.
+
+    Args:
+      clips: in any order; each as the model needs it.
+      max_seconds: as of one.
+
+    Returns:
+      Their predictions, in their order.
+
+    Raises:
+      ValueError: as of one.
+    """
     longest = self._buckets.audio_seconds[-1]
     if max_seconds is None:
       max_seconds = float(min(MAX_SECONDS, longest))
@@ -231,7 +184,7 @@ class Recognizer:
       # A text alone has no place in time.
       unit = 1 / SAMPLE_RATE if self._hears(clips[i]) else 0.0
       found[i].append(self._piece(*(x * unit for x in span), p_C, text))
-    return [_whole(x, clip.text) for x, clip in zip(found, clips)]
+    return [Prediction.of(x, clip.text) for x, clip in zip(found, clips)]
 
   def _hears(self, clip: Clip) -> bool:
     """Whether the clip's sound is used: read, or transcribed."""
@@ -327,25 +280,3 @@ def _batch(parts, shape: tuple[int, int], size: int) -> Batch:
     batch.token_ids_BL[i, : len(ids)] = ids
     batch.text_mask_BL[i, : len(ids)] = True
   return batch
-
-
-def _whole(timeline: Sequence[Piece], text: str | None) -> Prediction:
-  """Means of the pieces' probabilities, weighted by their seconds."""
-  seconds_N = np.array([x.end - x.start for x in timeline]) + 1e-9
-  weight_N = seconds_N / seconds_N.sum()
-  probabilities = {
-    name: float(
-      sum(w * x.probabilities[name] for w, x in zip(weight_N, timeline))
-    )
-    for name in timeline[0].probabilities
-  }
-  heard = [x.text for x in timeline if x.text is not None]
-  if text is not None and heard:
-    heard = [text]  # which each piece was read with
-  return Prediction(
-    timeline[0].start,
-    timeline[-1].end,
-    probabilities,
-    ' '.join(filter(None, heard)) if heard else None,
-    tuple(timeline),
-  )

@@ -248,8 +248,8 @@ class Checkpoints:
   def restore_last(
     self, state: TrainState, place: Placement
   ) -> tuple[TrainState, Progress]:
-    """The newest undamaged state; `state` gives shapes and
-    dtypes, `place` where they shall live.
+    """The newest undamaged state; `state` gives shapes and dtypes, `place` says
+    where its arrays shall live.
 
     A damaged one is named and put into checkpoints/damaged.
 

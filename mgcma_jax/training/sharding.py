@@ -84,7 +84,12 @@ def meet(mesh: Mesh) -> None:
 
 
 def rows_here(mesh: Mesh, num_rows: int) -> list[int]:
-  """Which rows of a batch lie on this process' devices, ascending."""
+  """Which rows of a batch lie on this process' devices, ascending.
+
+  Args:
+    mesh: whose devices share the batch.
+    num_rows: of the batch, a multiple of the devices.
+  """
   places = split(mesh).addressable_devices_indices_map((num_rows,)).values()
   return sorted({row for (own,) in places for row in range(num_rows)[own]})
 
