@@ -50,15 +50,14 @@ class Cloud:
 
   def start(self, *arguments):
     return subprocess.Popen(
-      ['bash', 'launch/tpu.sh', *arguments],
+      # A shell's background ignores interrupts, and all that starts there.
+      ['env', '--default-signal=INT', 'bash', 'launch/tpu.sh', *arguments],
       cwd=self.checkout,
       env=self.environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
       start_new_session=True,
-      # Ignored where the tests run in a shell's background, and then for good.
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
   def __call__(self, *arguments):
