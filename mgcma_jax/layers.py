@@ -141,7 +141,8 @@ class MultiHeadAttention(nn.Module):
     deterministic: bool,
   ) -> Float[Array, 'B T D']:
     """Queries from x; keys and values from what it attends to; where that is
-    nothing, as at padding, the result is finite and means nothing."""
+    nothing, as at padding, the result is finite and means nothing. Who asks for
+    'intermediates' gets the weights' mean over the heads."""
     B, T, D = x_BTD.shape
     if D % self.num_heads:
       raise ValueError(f'{self.num_heads=} must divide the width {D}')
@@ -162,7 +163,10 @@ class MultiHeadAttention(nn.Module):
       preferred_element_type=jnp.promote_types(query_BHTK.dtype, jnp.float32),
     )
     logit_BHTN = jnp.where(attended_BTN[:, None], logit_BHTN, MASKED_LOGIT)
-    weight_BHTN = jax.nn.softmax(logit_BHTN).astype(value_BHNK.dtype)
+    weight_BHTN = jax.nn.softmax(logit_BHTN)
+    if self.is_mutable_collection('intermediates'):
+      self.sow('intermediates', 'weight_BTN', weight_BHTN.mean(1))
+    weight_BHTN = weight_BHTN.astype(value_BHNK.dtype)
     weight_BHTN = Dropout(self.dropout)(weight_BHTN, deterministic)
     out_BHTK = jnp.einsum(
       'BHTN,BHNK->BHTK',

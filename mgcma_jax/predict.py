@@ -10,7 +10,7 @@ Several --workdir are an ensemble: the mean of their probabilities. In Python:
   prediction = recognizer(audio, rate, 'Not again.')
 """
 
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 from absl import flags
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mgcma_jax import command
 from mgcma_jax.inputs.audio import SAMPLE_RATE
-from mgcma_jax.inputs.sound import read_sound
+from mgcma_jax.inputs.sound import check_sound, read_sound
 from mgcma_jax.recognition import listing
 from mgcma_jax.recognition.listing import Recording
 from mgcma_jax.recognition.prediction import Clip, Piece, Prediction
@@ -29,45 +29,61 @@ __all__ = ['Clip', 'Piece', 'Prediction', 'Recognizer']
 AT_A_TIME = 64 * 60 * SAMPLE_RATE  # samples that are in memory, about
 
 
-def _clip(recording: Recording) -> Clip:
-  path = recording.path
-  audio = None if path is None else read_sound(Path(path), LONGEST)
-  return Clip(audio, text=recording.text)
-
-
 def predict(
-  recognizer: Recognizer, recordings: list[Recording], max_seconds: float | None
-) -> list[Prediction]:
-  """What the recognizer says of each.
+  recognizer: Recognizer,
+  recordings: Sequence[Recording],
+  max_seconds: float | None,
+) -> Iterator[tuple[Recording, Prediction]]:
+  """What the recognizer says of each, some minutes of sound at a time.
 
   Args:
     recognizer: of runs.
-    recordings: whose files are read some minutes of sound at a time.
+    recordings: of which all files are looked at before the first is computed.
     max_seconds: as of Recognizer.
 
-  Returns:
-    Predictions in their order.
+  Yields:
+    The recordings in their order.
 
   Raises:
     ValueError: a file that is no sound, or what the model needs is missing.
   """
-  found = []
+  paths = [x.path for x in recordings if x.path is not None]
+  for path in tqdm(paths, 'looking', leave=False, disable=None):
+    check_sound(path, LONGEST)
   with tqdm(
     total=len(recordings), unit=' recordings', leave=False, disable=None
   ) as bar:
-    clips, samples = [], 0
-    for i, recording in enumerate(recordings, 1):
-      clips.append(_clip(recording))
-      samples += 0 if clips[-1].audio is None else len(clips[-1].audio)
-      if samples > AT_A_TIME or i == len(recordings):
-        found += recognizer.each(clips, max_seconds)
-        bar.update(len(clips))
-        clips, samples = [], 0
-  return found
+    for some in _portions(recordings):
+      found = recognizer.each([clip for _, clip in some], max_seconds)
+      bar.update(len(found))
+      with bar.external_write_mode():
+        yield from zip([recording for recording, _ in some], found)
+
+
+def _portions(
+  recordings: Iterable[Recording],
+) -> Iterator[list[tuple[Recording, Clip]]]:
+  some, samples = [], 0
+  for recording in recordings:
+    clip = _clip(recording)
+    some.append((recording, clip))
+    samples += 0 if clip.audio is None else len(clip.audio)
+    if samples > AT_A_TIME:
+      yield some
+      some, samples = [], 0
+  if some:
+    yield some
+
+
+def _clip(recording: Recording) -> Clip:
+  path = recording.path
+  if path is None:
+    return Clip(None, text=recording.text, name='the text')
+  return Clip(read_sound(path, LONGEST), text=recording.text, name=str(path))
 
 
 def main(*given: str) -> None:
-  """Prints a line for each recording."""
+  """Prints a line for each recording, as soon as it is known."""
   values = flags.FLAGS
   batch_size = values.batch_size or (
     1 if jax.default_backend() == 'cpu' else 16
@@ -78,15 +94,14 @@ def main(*given: str) -> None:
   recordings = listing.recordings(
     given, values.text, recognizer.modalities == 'text'
   )
-  found = list(
-    zip(recordings, predict(recognizer, recordings, values.max_seconds))
-  )
+  show = listing.line
+  if values.json:
+    show = listing.as_json
   if values.csv:
-    print(listing.as_csv(found, recognizer.classes), end='')
-    return
-  show = listing.as_json if values.json else listing.line
-  for pair in found:
-    print(show(*pair))
+    print(listing.csv_header(recognizer.classes))
+    show = listing.csv_row
+  for pair in predict(recognizer, recordings, values.max_seconds):
+    print(show(*pair), flush=True)
 
 
 if __name__ == '__main__':

@@ -16,7 +16,8 @@ import soundfile
 
 from mgcma_jax.evaluate import evaluate
 from mgcma_jax.inputs.corpus import Corpus
-from mgcma_jax.predict import Clip, Recognizer
+from mgcma_jax.predict import Clip, Recognizer, predict
+from mgcma_jax.recognition.listing import Recording
 from mgcma_jax.train import train_and_evaluate
 from tests import ctc_reference
 
@@ -175,18 +176,43 @@ def test_a_missing_modality_is_told(recognizer, clip):
 @pytest.mark.parametrize(
   ('audio', 'rate', 'said'),
   [
-    (np.zeros(0), 16_000, 'of shape'),
-    (np.zeros((4, 3, 2)), 16_000, 'of shape'),
+    (np.zeros(0), 16_000, 'has shape'),
+    (np.zeros((4, 3, 2)), 16_000, 'has shape'),
     (np.full(900, np.nan), 16_000, 'not finite'),
     (np.zeros(900, np.int32), 16_000, 'give int16'),
     (np.full(900, 20_000.0), 16_000, 'far beyond full scale'),
-    (np.zeros(900), 0, 'no recording of speech'),
+    (np.zeros(900), 0, '0 Hz, which is no'),
     (np.zeros(3601 * 1000), 1000, 'over 3600'),
   ],
 )
 def test_what_is_no_sound(recognizer, audio, rate, said):
   with pytest.raises(ValueError, match=said):
     recognizer(audio, rate, 'it was bad')
+
+
+def test_a_text_is_not_cut_in_silence(recognizer, clip):
+  most = 'good ' * 14  # and [CLS], [SEP]: the bucket of 16
+  assert recognizer(clip.audio, clip.rate, most).label
+  with pytest.raises(ValueError, match='has 17 tokens, and the model reads 16'):
+    recognizer(clip.audio, clip.rate, most + 'good')
+
+
+def test_what_was_joined(make_run, recognizer, clip):
+  looking = Recognizer.load(make_run(), attention=True)
+  looking.compile()
+  found = looking(clip.audio, clip.rate, clip.text)
+  assert found == recognizer(clip.audio, clip.rate, clip.text)
+  assert (
+    recognizer(clip.audio, clip.rate, clip.text).timeline[0].attention is None
+  )
+  joined = found.timeline[0].attention
+  assert joined.words == ('[CLS]', 'it', 'was', 'bad', '[SEP]')
+  frames = (len(clip.audio) - 400) // 320 + 1
+  assert joined.speech_TW.shape == (frames, 5)
+  np.testing.assert_allclose(joined.speech_TW.sum(1), 1, atol=1e-5)
+  np.testing.assert_allclose(joined.text_WT.sum(1), 1, atol=1e-5)
+  alone = Recognizer.load(make_run('speech'), attention=True)
+  assert alone(clip.audio, clip.rate).timeline[0].attention is None
 
 
 def test_threads_get_what_one_gets(recognizer):
@@ -243,6 +269,23 @@ def test_a_list_as_json_and_as_a_table(make_run, recognizer, folder, clip):
   assert [row['label'] for row in rows] == [x['label'] for x in lines]
 
 
+def test_lines_come_before_a_file_that_cannot_be_decoded(
+  recognizer, folder, monkeypatch
+):
+  # A minute would be too long for a test.
+  monkeypatch.setattr('mgcma_jax.predict.AT_A_TIME', 1)
+  good, bad = Recording(folder / 'a.wav', 'good'), folder / 'bad.flac'
+  whole = (folder / 'b.flac').read_bytes()
+  bad.write_bytes(whole[:-2000] + bytes(2000))
+  lines = predict(recognizer, [good, Recording(bad, 'bad')], None)
+  assert next(lines)[0] == good
+  with pytest.raises(ValueError, match=r'bad\.flac'):
+    next(lines)
+  lines = predict(recognizer, [good, Recording(folder / 'no.wav', '')], None)
+  with pytest.raises(ValueError, match=r'no\.wav does not exist'):
+    next(lines)
+
+
 @pytest.mark.parametrize(
   ('arguments', 'said'),
   [
@@ -250,7 +293,9 @@ def test_a_list_as_json_and_as_a_table(make_run, recognizer, folder, clip):
     (['no.wav', '--text=x'], 'no.wav does not exist'),
     (['{folder}/metadata.csv', '--text=x'], '--text is of a single'),
     (['{folder}/bad.csv'], 'row 2: file_name is missing'),
-    (['{folder}/a.wav'], 'give what is said'),
+    (['{folder}/a.wav'], 'a.wav: this model reads speech and text: give what'),
+    # All files are looked at before the first line.
+    (['{folder}/a.wav', '{folder}/bad.csv'], 'bad.csv, row 2'),
     (['{folder}/a.wav', '--text=x', '--max_seconds=99'], 'must lie in 1 to 4'),
   ],
 )

@@ -156,7 +156,7 @@ class TokenAlignment(nn.Module):
 
     blocks = nn.scan(
       step,
-      variable_axes={'params': 0},
+      variable_axes={'params': 0, 'intermediates': 0},
       split_rngs={'params': True, 'dropout': True},
       length=self.num_blocks,
       unroll=self.unroll,

@@ -32,33 +32,31 @@ def read_sound(path: Path, max_seconds: float | int) -> Int16[np.ndarray, 'S']:
   scale, or longer than max_seconds, which is looked up before anything is
   decoded (181 KB of flac can hold an hour).
   """
-  info = _header(path)
-  if info.duration > max_seconds:
-    raise SoundError(
-      f'{path} lasts {info.duration:.2f} s, over --max-seconds='
-      f'{max_seconds:g}: cut it, or raise --max-seconds'
-    )
+  frames = check_sound(path, max_seconds)
   try:
     wave_SX, rate = soundfile.read(path, dtype='float32', always_2d=True)
   except soundfile.SoundFileError as error:
     raise SoundError(
       f'{path} cannot be decoded ({error}): replace it'
     ) from error
-  if len(wave_SX) < info.frames:
+  if len(wave_SX) < frames:
     raise SoundError(
-      f'{path} ends after {len(wave_SX)} of {info.frames} samples: replace it'
+      f'{path} ends after {len(wave_SX)} of {frames} samples: replace it'
     )
   return _mono(wave_SX, rate, str(path))
 
 
 def as_pcm(
-  wave: Int16[np.ndarray, 'S'] | Shaped[np.ndarray, 'S ...'], rate: int
+  wave: Int16[np.ndarray, 'S'] | Shaped[np.ndarray, 'S ...'],
+  rate: int,
+  name: str = 'the audio',
 ) -> Int16[np.ndarray, 'S_16k']:
   """As `read_sound`, of samples in memory.
 
   Args:
     wave: [S] or [S, channels], int16 or float in [-1, 1].
     rate: Hz.
+    name: what messages call it.
 
   Raises:
     SoundError: another shape or kind of number, no sample, not finite, out of
@@ -67,18 +65,20 @@ def as_pcm(
   if wave.dtype == np.int16:
     wave = wave / np.float32(FULL_SCALE)
   elif not np.issubdtype(wave.dtype, np.floating):
-    raise SoundError(f'audio of {wave.dtype}: give int16, or floats in [-1, 1]')
+    raise SoundError(
+      f'{name} has {wave.dtype}: give int16, or floats in [-1, 1]'
+    )
   if wave.ndim not in (1, 2) or not wave.size:
     raise SoundError(
-      f'audio of shape {wave.shape}: give [samples] or [samples, channels]'
+      f'{name} has shape {wave.shape}: give [samples] or [samples, channels]'
     )
   wave_SX = wave.astype(np.float32).reshape(len(wave), -1)
   if not 1000 <= rate <= MOST_PER_SECOND / wave_SX.shape[1]:
     raise SoundError(
-      f'{wave_SX.shape[1]} channels at {rate} Hz are no recording of speech: '
-      'give one channel at 16000 Hz'
+      f'{name} has {wave_SX.shape[1]} channels at {rate} Hz, which is no '
+      'recording of speech: give one channel at 16000 Hz'
     )
-  return _mono(wave_SX, rate, 'the audio')
+  return _mono(wave_SX, rate, name)
 
 
 def _mono(
@@ -97,8 +97,11 @@ def _mono(
   return to_int16(wave_S)
 
 
-def _header(path):
-  """soundfile's info, of a file that holds what it claims."""
+def check_sound(path: Path, max_seconds: float | int) -> int:
+  """Frames of a file that holds what its header claims; nothing is decoded.
+
+  Raises SoundError as `read_sound` does.
+  """
   if not path.is_file():
     raise SoundError(f'{path} does not exist: restore it')
   try:
@@ -123,4 +126,9 @@ def _header(path):
       f'{path} has {info.channels} channels at {info.samplerate} Hz, which no '
       'recording of speech needs: convert it to one channel at 16000 Hz'
     )
-  return info
+  if info.duration > max_seconds:
+    raise SoundError(
+      f'{path} lasts {info.duration:.2f} s, over the limit of {max_seconds:g} '
+      '(--max-seconds in data preparation): cut it'
+    )
+  return info.frames

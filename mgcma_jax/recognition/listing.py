@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mgcma_jax.recognition.prediction import Piece, Prediction
 
@@ -109,19 +110,23 @@ def _fields(piece: Piece) -> dict:
   }
 
 
-def as_csv(
-  found: Iterable[tuple[Recording, Prediction]], classes: Sequence[str]
-) -> str:
-  """A table: one row for each recording, without timelines."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(
+def csv_header(classes: Sequence[str]) -> str:
+  """Of `csv_row`'s table."""
+  return _row(
     ['file_name', 'text', 'label', 'entropy', *(f'p_{x}' for x in classes)]
   )
-  for recording, prediction in found:
-    writer.writerow(
-      [recording.path or '', prediction.text or '', prediction.label]
-      + [f'{prediction.entropy:.6f}']
-      + [f'{prediction.probabilities[x]:.6f}' for x in classes]
-    )
+
+
+def csv_row(recording: Recording, prediction: Prediction) -> str:
+  """A row for each recording, without its timeline."""
+  return _row(
+    [recording.path or '', prediction.text or '', prediction.label]
+    + [f'{prediction.entropy:.6f}']
+    + [f'{p:.6f}' for p in prediction.probabilities.values()]
+  )
+
+
+def _row(cells: Iterable[Any]) -> str:
+  text = io.StringIO()
+  csv.writer(text, lineterminator='').writerow(cells)
   return text.getvalue()

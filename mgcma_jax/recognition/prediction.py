@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mgcma_jax.inputs.audio import SAMPLE_RATE
+from mgcma_jax.recognition.cross_attention import CrossAttention
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,17 @@ class Piece:
     end: seconds.
     probabilities: by class; they sum to 1.
     text: what was read as said in it; None for a model of speech alone.
+    attention: what the model joined; None where it does not, or was not asked
+      for.
   """
 
   start: float
   end: float
   probabilities: dict[str, float]
   text: str | None = None
+  attention: CrossAttention | None = field(
+    default=None, compare=False, repr=False
+  )
 
   @property
   def label(self) -> str:
@@ -43,7 +49,7 @@ class Prediction(Piece):
   """What is said of a recording, or of a text alone.
 
   Attributes:
-    timeline: its pieces; a short recording is one.
+    timeline: its pieces, with the attention of each; a short recording is one.
   """
 
   timeline: tuple[Piece, ...] = ()
@@ -72,7 +78,7 @@ class Prediction(Piece):
       timeline[-1].end,
       probabilities,
       ' '.join(filter(None, heard)) if heard else None,
-      tuple(timeline),
+      timeline=tuple(timeline),
     )
 
 
@@ -86,8 +92,10 @@ class Clip:
     rate: of the audio, Hz.
     text: what is said; None for a model of speech alone, or where a transcriber
       finds it.
+    name: what messages call it.
   """
 
   audio: np.ndarray | None
   rate: int = SAMPLE_RATE
   text: str | None = None
+  name: str = 'the recording'

@@ -298,3 +298,57 @@ def test_dropout_acts_in_training(streams):
 def test_parameters_by_the_paper_sizes(ffn_mult, count):
   params = shapes_of(TokenAlignment(6, 12, ffn_mult=ffn_mult), width=768)
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+def weights_by_hand(layer, x_BTD, context_BND, mask_BN):
+  """Mean over two heads of softmax(Q K^T / 2), D = 8."""
+
+  def heads(name, y):
+    y = y @ layer[name]['kernel'] + layer[name]['bias']
+    return y.reshape(*y.shape[:2], 2, D // 2)
+
+  logit = np.einsum(
+    'bthk,bnhk->bhtn', heads('query', x_BTD), heads('key', context_BND)
+  )
+  e = np.exp(logit / 2) * np.asarray(mask_BN)[:, None, None]
+  return (e / e.sum(-1, keepdims=True)).mean(1)
+
+
+def test_who_asks_gets_the_weights(streams):
+  tam = TokenAlignment(2, 2, ffn_mult=0)
+  params = jax.tree.map(np.asarray, random_params(tam))
+
+  @functools.partial(jax.jit, compiler_options=QUICK)
+  def run(params, speech_BTD, text_BLD):
+    return tam.apply(
+      {'params': params},
+      speech_BTD,
+      SPEECH_MASK_BT,
+      text_BLD,
+      TEXT_MASK_BL,
+      True,
+      mutable='intermediates',
+    )
+
+  (speech_BTD, _), state = run(params, *streams)
+  np.testing.assert_array_equal(speech_BTD, jitted(tam)(params, *streams)[0])
+  xs, xt = (np.asarray(x) for x in streams)
+  for i in range(2):
+    block = jax.tree.map(lambda leaf, i=i: leaf[i], params['blocks'])
+    a_s, a_t = (
+      layer_norm(block[f'{name}_norm'], x + attend(block[name], x, x, mask))
+      for name, x, mask in (
+        ('speech_self', xs, SPEECH_MASK_BT),
+        ('text_self', xt, TEXT_MASK_BL),
+      )
+    )
+    for name, own, other, own_mask, mask in (
+      ('speech_cross', a_s, a_t, SPEECH_MASK_BT, TEXT_MASK_BL),
+      ('text_cross', a_t, a_s, TEXT_MASK_BL, SPEECH_MASK_BT),
+    ):
+      (given_NBTX,) = state['intermediates']['blocks'][name]['weight_BTN']
+      wanted = weights_by_hand(block[name], own, other, mask)
+      np.testing.assert_allclose(
+        given_NBTX[i][own_mask], wanted[own_mask], rtol=1e-9
+      )
+    xs, xt = block_by_hand(block, xs, xt, tam.norm)
