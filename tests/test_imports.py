@@ -16,6 +16,7 @@ LAYERS = [
   {'model', 'objective', 'torch_weights'},
   {'training'},
   {'recognition', 'reporting'},
+  {'portable'},
   {'command'},
 ]
 COMMANDS = {'train', 'evaluate', 'predict'}  # that other commands may import

@@ -40,7 +40,9 @@ def finished(make_tiny_config, tmp_path_factory):
 def exported(finished, tmp_path_factory):
   """The folder that its export wrote."""
   workdir, _ = finished
-  return export(workdir, tmp_path_factory.mktemp('exports') / 'a' / 'b')
+  return export(
+    workdir, tmp_path_factory.mktemp('exports') / 'a' / 'b', 'torch'
+  )
 
 
 @pytest.fixture
@@ -344,13 +346,13 @@ def test_an_export_overwrites_nothing(finished, exported):
   workdir, _ = finished
   before = (exported / 'model.safetensors').stat().st_mtime_ns
   with pytest.raises(ValueError, match='holds files: name another folder'):
-    export(workdir, exported)
+    export(workdir, exported, 'torch')
   assert (exported / 'model.safetensors').stat().st_mtime_ns == before
 
 
 def test_an_export_of_nothing(tmp_path):
   with pytest.raises(ValueError, match='train with --workdir'):
-    export(tmp_path / 'runs', tmp_path / 'out')
+    export(tmp_path / 'runs', tmp_path / 'out', 'torch')
   assert not (tmp_path / 'out').exists()
 
 

@@ -104,14 +104,15 @@ class FlaxWav2Vec2(nn.Module):
       ValueError: S is too short for one frame.
     """
     samples = waveform_BS.shape[1]
-    if (frames := num_frames(samples, self.config)) < 1:
+    if num_frames(samples, self.config) < 1:
       raise ValueError(
         f'{samples} samples are too few for one frame: pad with zeros, to 400 '
         "for wav2vec2-base's kernels"
       )
     feature_BTC = self.feature_extractor(waveform_BS, num_samples_B)
     frames_B = num_frames(num_samples_B, self.config)
-    mask_BT = jnp.arange(frames)[None] < frames_B[:, None]
+    frame_T = jnp.arange(feature_BTC.shape[1])
+    mask_BT = frame_T[None] < frames_B[:, None]
     return zero_padding(feature_BTC, mask_BT), mask_BT
 
   def contextualise(

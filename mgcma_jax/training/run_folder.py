@@ -26,6 +26,7 @@ from mgcma_jax.training.optim import Params
 from mgcma_jax.training.sharding import Placement
 
 DATA_FILE = 'data.json'
+PORTABLE = 'inference.json'  # of an export that only computes
 # Keys of the config that say where things lie and how fast they come, and
 # change no number of the run.
 WHERE_AND_HOW_FAST = (
@@ -78,6 +79,11 @@ class _StoredCard:
 
 def read_json(path: Path) -> dict[str, Any]:
   """Raises ValueError where the run has no such file, or a damaged one."""
+  if not path.is_file() and (path.parent / PORTABLE).exists():
+    raise ValueError(
+      f'{path.parent} is an export for inference: name the run itself, or '
+      'export it with --to=torch'
+    )
   if not path.is_file() and (path.parent / SAFETENSORS).exists():
     raise ValueError(
       f'{path.parent} is an export and not a run: start a run from it with '
