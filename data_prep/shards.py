@@ -37,7 +37,7 @@ from mgcma_jax.inputs.records import (
   encode_example,
   write_records,
 )
-from mgcma_jax.inputs.sound import SoundError, read_sound
+from mgcma_jax.inputs.sound import SoundError, TooLong, read_sound
 
 BYTES_PER_SHARD = 256 * 2**20
 ATTEMPTS = 'attempts'  # folder of shards that are being written
@@ -269,6 +269,8 @@ def _samples(max_seconds: float, path: Path) -> int | str:
   """How many a sound will have, or why it cannot be used."""
   try:
     return len(at_least_one_frame(read_sound(path, max_seconds)))
+  except TooLong as error:
+    return f'{error}, or raise --max-seconds'
   except SoundError as error:
     return str(error)
 

@@ -16,13 +16,17 @@ LAYERS = [
   {'model', 'objective', 'torch_weights'},
   {'training'},
   {'recognition', 'reporting'},
-  {'portable'},
+  {'page', 'portable'},
   {'command'},
 ]
 COMMANDS = {'train', 'evaluate', 'predict'}  # that other commands may import
 FOREIGN = {'configs', 'data_prep', 'launch', 'tests'}
-# Which read sound, and which training does not import.
-SOUND = {'sound.py': {'librosa', 'soundfile'}, 'pieces.py': {'librosa'}}
+# Which read or write sound, and which training does not import.
+SOUND = {
+  'sound.py': {'librosa', 'soundfile'},
+  'pieces.py': {'librosa'},
+  'demo.py': {'soundfile'},
+}
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'torch', 'librosa', 'soundfile'}
 
 

@@ -25,6 +25,10 @@ class SoundError(ValueError):
   """A sound file that cannot be used; the text says why, and the cure."""
 
 
+class TooLong(SoundError):
+  """A recording over a limit."""
+
+
 def read_sound(path: Path, max_seconds: float | int) -> Int16[np.ndarray, 'S']:
   """The mean of the channels at 16 kHz; int16 at 16 kHz is kept bit by bit.
 
@@ -127,8 +131,7 @@ def check_sound(path: Path, max_seconds: float | int) -> int:
       'recording of speech needs: convert it to one channel at 16000 Hz'
     )
   if info.duration > max_seconds:
-    raise SoundError(
-      f'{path} lasts {info.duration:.2f} s, over the limit of {max_seconds:g} '
-      '(--max-seconds in data preparation): cut it'
+    raise TooLong(
+      f'{path} lasts {info.duration:.2f} s, over {max_seconds:g}: cut it'
     )
   return info.frames

@@ -2,8 +2,11 @@
 
 import functools
 import itertools
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +27,8 @@ from mgcma_jax.structs import Batch
 from mgcma_jax.training import compiler
 from mgcma_jax.training.optim import Params
 from mgcma_jax.training.run_folder import ModelCard
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,10 @@ class Ensemble:
       for card, params in models
     ]
 
-  def __call__(self, parts: Sequence[Part]) -> list[Answer]:
-    """Of each part, equally long ones together."""
+  def __call__(
+    self, parts: Sequence[Part], deadline: float = math.inf
+  ) -> list[Answer]:
+    """Of each part, equally long ones together; TimeoutError as of `before`."""
     samples_N, tokens_N = self.buckets.fit(
       np.array([len(part.pcm_S) for part in parts]),
       np.array([len(part.token_ids) for part in parts]),
@@ -120,7 +127,7 @@ class Ensemble:
     answers = {}
     order = sorted(range(len(parts)), key=shapes.__getitem__)
     for shape, same in itertools.groupby(order, shapes.__getitem__):
-      for rows in _batched(same, self._batch_size):
+      for rows in before(deadline, _batched(same, self._batch_size)):
         together = [parts[i] for i in rows]
         answers |= zip(rows, self._answers(together, shape))
     return [answers[i] for i in range(len(parts))]
@@ -161,6 +168,15 @@ class Ensemble:
     return of_words(
       tokens, speech_TL[:frames, : len(tokens)], text_LT[: len(tokens), :frames]
     )
+
+
+def before(deadline: float, items: Iterable[T]) -> Iterator[T]:
+  """The items; TimeoutError where one is taken after the deadline, which is by
+  time.monotonic()."""
+  for item in items:
+    if time.monotonic() > deadline:
+      raise TimeoutError
+    yield item
 
 
 def _without(model: MGCMA, params: Params, batch: Batch):

@@ -1,5 +1,6 @@
 """Trained runs as one function of a recording and its text."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mgcma_jax.inputs.audio import (
 from mgcma_jax.inputs.plan import Buckets
 from mgcma_jax.inputs.sound import as_pcm
 from mgcma_jax.inputs.text import tokenize
-from mgcma_jax.recognition.ensemble import Ensemble, Part
+from mgcma_jax.recognition.ensemble import Ensemble, Part, before
 from mgcma_jax.recognition.pieces import pieces
 from mgcma_jax.recognition.prediction import Clip, Piece, Prediction
 from mgcma_jax.training.optim import Params
@@ -128,20 +129,35 @@ class Recognizer:
     (prediction,) = self.each([Clip(audio, rate, text)], max_seconds)
     return prediction
 
+  @property
+  def hears(self) -> bool:
+    """Whether a recording is of use."""
+    return self.modalities != 'text' or self._transcriber is not None
+
+  @property
+  def needs_text(self) -> bool:
+    """Whether a clip without text can have no prediction."""
+    return self.modalities != 'speech' and self._transcriber is None
+
   def each(
-    self, clips: Sequence[Clip], max_seconds: float | None = None
+    self,
+    clips: Sequence[Clip],
+    max_seconds: float | None = None,
+    deadline: float = math.inf,
   ) -> list[Prediction]:
     """As of one clip, for many, equally long pieces together.
 
     Args:
       clips: in any order; each as the model needs it.
       max_seconds: as of one.
+      deadline: by time.monotonic(); once it is past, no further piece begins.
 
     Returns:
       Their predictions, in their order.
 
     Raises:
       ValueError: as of one.
+      TimeoutError: the deadline passed.
     """
     longest = self._ensemble.buckets.audio_seconds[-1]
     if max_seconds is None:
@@ -155,9 +171,12 @@ class Recognizer:
       for span in pieces(wave_S / np.float32(FULL_SCALE), max_seconds)
     ]
     sounds = [at_least_one_frame(waves[i][a:b]) for i, (a, b) in spans]
-    texts = [self._text(clips[i], x) for (i, _), x in zip(spans, sounds)]
+    texts = [
+      self._text(clips[i], x)
+      for (i, _), x in zip(spans, before(deadline, sounds))
+    ]
     ids = [self._ids(clips[i], text) for (i, _), text in zip(spans, texts)]
-    answers = self._ensemble(list(map(Part, sounds, ids)))
+    answers = self._ensemble(list(map(Part, sounds, ids)), deadline)
     found = [[] for _ in clips]
     for (i, span), text, answer in zip(spans, texts, answers):
       # A text alone has no place in time.
@@ -172,8 +191,7 @@ class Recognizer:
     """Whether the clip's sound is used: read, or transcribed."""
     if self.modalities != 'text':
       return True
-    has_words_to_find = clip.text is None and clip.audio is not None
-    return has_words_to_find and self._transcriber is not None
+    return self.hears and clip.text is None and clip.audio is not None
 
   def _wave(self, clip: Clip) -> Int16[np.ndarray, 'S']:
     if not self._hears(clip):
