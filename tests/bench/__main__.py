@@ -12,6 +12,10 @@ turns, and a row's ratio is taken round by round.
     train    steps with dropout, batch 4 (on a GPU also 64), 5 s, 24 tokens,
              convolutions frozen but run, and trained
     forward  evaluation, batch 4 and 16 (on a GPU 4 and 64)
+    predict  probabilities alone, of batches of 1, 4 and 16 of 2, 5 and 15 s
+    answer   seconds from command to the answer for a recording of 5 s, with
+             cold and warm caches: python -m mgcma_jax.predict on a run, beside
+             a torch process that loads its export
     kept     train with the frozen convolutions' output given to both sides
     mixed    --steps training steps on lengths like IEMOCAP's, with padding
              and compilation in the time; the frozen convolutions' output is
@@ -28,7 +32,8 @@ turns, and a row's ratio is taken round by round.
     growth   step time against length and batch, time to start and to plan all
              epochs against the number of utterances; growth.svg
   --peers    eager, compile; the headline of a row is the better one's
-  --dtype    float32, bfloat16 (torch: autocast); not for startup, growth
+  --dtype    float32, bfloat16 (torch: autocast); not for startup, answer and
+             growth
   --model    base, or tiny to try the command
   --device   cpu, gpu
   --rounds   of each row; 5 at least for a figure that is published

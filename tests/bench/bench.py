@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tests.bench import (
+  answer,
   corpus,
   growth,
   input_rate,
@@ -28,12 +29,20 @@ BATCHES = {
   ('forward', 'cpu'): (4, 16),
   ('forward', 'gpu'): (4, 64),
 }
+PREDICTED = {'batch': (1, 4, 16), 'seconds': (2.0, 5.0, 15.0)}
 STARTING = 200  # utterances of the corpus that a start reads
 MEMORY_STEPS = 3
 
 
 def works(what: str, settings: Settings) -> list[Work]:
-  """The rows of 'train', 'forward', 'kept', 'mixed' or 'remat'."""
+  """The rows of 'train', 'forward', 'predict', 'kept', 'mixed' or 'remat'."""
+  if what == 'predict':
+    return [
+      Work(what, dtype, 'conv', batch, seconds)
+      for dtype in settings.dtypes
+      for seconds in PREDICTED['seconds']
+      for batch in PREDICTED['batch']
+    ]
   if what == 'mixed':
     mixed = {'steps': settings.steps, 'longest': settings.longest, 'kept': True}
     return [
@@ -83,6 +92,7 @@ class Bench:
       return pairs.compared(rounds, blocks) | {
         'peak_bytes': [ours.peak_bytes, theirs.peak_bytes],
         'devices': [ours.device, theirs.device],
+        'batch': work.batch,
       }
 
   def of_equal_lengths(self) -> list[Work]:
@@ -112,6 +122,20 @@ class Bench:
     else:
       start = functools.partial(startup.of_torch, self.task(side, work))
     return startup.cold_and_warm(start, settings.rounds)
+
+  def answers(self) -> None:
+    settings = self.settings
+    with tempfile.TemporaryDirectory() as folder:
+      given = answer.Given.make(Path(folder), settings.model, settings.device)
+      for side, start in (('jax', given.ours), ('eager', given.theirs)):
+        self.results.once(
+          'answer',
+          'a recording',
+          side,
+          startup.cold_and_warm,
+          start,
+          settings.rounds,
+        )
 
   def input(self, place: str, step_seconds: float) -> dict:
     settings, work = self.settings, works('mixed', self.settings)[0]
@@ -144,6 +168,8 @@ class Bench:
       elif what == 'startup':
         for side in sides:
           once(what, 'first step', side, self.startup, side)
+      elif what == 'answer':
+        self.answers()
       elif what == 'input':
         step = works('kept', settings)[0]
         once(what, 'a step', step.name, self.step, step)

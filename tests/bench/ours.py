@@ -1,5 +1,6 @@
 """Our step, as training and evaluation run it."""
 
+import functools
 from contextlib import closing
 
 import jax
@@ -9,8 +10,9 @@ from mgcma_jax.encoders.wav2vec2_config import num_frames
 from mgcma_jax.inputs.store import Store
 from mgcma_jax.json_file import as_dataclass
 from mgcma_jax.model import MGCMA, MGCMAConfig
+from mgcma_jax.recognition.forward import probabilities
 from mgcma_jax.structs import Batch
-from mgcma_jax.training import compiled
+from mgcma_jax.training import compiled, compiler
 from mgcma_jax.training.optim import OptimConfig, make_optimizer
 from mgcma_jax.training.sharding import Layout, make_mesh
 from mgcma_jax.training.state import initial_params, initial_state
@@ -26,6 +28,7 @@ class Ours:
     self._wav2vec2 = model.config.wav2vec2
     self._held, layout = initial_params(model, 0, {}), Layout(make_mesh(1))
     self._trains = work.what == 'train'
+    self._predicts = work.what == 'predict'
     if self._trains:
       optim = OptimConfig(**optim)
       optimizer = make_optimizer(optim, NUM_STEPS)
@@ -33,6 +36,12 @@ class Ours:
         model, self._held, optimizer, optim.freeze, work.batch, seed=0
       )
       self._step = compiled.training(model, optimizer, self._held, layout)
+    elif self._predicts:
+      predict = jax.jit(
+        functools.partial(probabilities, model),
+        compiler_options=compiler.options(),
+      )
+      self._step = lambda params, batch, _: predict(params, batch)
     else:
       self._step = compiled.evaluation(model, self._held, layout)
 
@@ -41,7 +50,10 @@ class Ours:
     return jax.devices()[0].device_kind
 
   def prepare(self, batches: list[Sizes]) -> None:
-    """Compiles for all batches to come, as a run does before its first step."""
+    """Compiles for all batches to come, as a run does before its first step;
+    prediction compiles for a shape when it meets it."""
+    if self._predicts:
+      return
     shapes, first = {_shape(sizes) for sizes in batches}, batches[0]
     store = None
     if first.frames:

@@ -14,6 +14,8 @@ from tests.bench.process import PLATFORMS, ROOT
 WHAT = (
   'train',
   'forward',
+  'predict',
+  'answer',
   'kept',
   'mixed',
   'remat',

@@ -1,8 +1,10 @@
 """The results in Markdown, and the better peer of each row."""
 
+import functools
+
 from tabulate import tabulate
 
-PAIRED = ('train', 'forward', 'kept', 'mixed')
+PAIRED = ('train', 'forward', 'predict', 'kept', 'mixed')
 GIB = 2**30
 
 
@@ -36,6 +38,9 @@ def paired(results: dict) -> list[dict]:
       'ours, s': spread(x['ours']),
       'torch, s': spread(x['theirs']),
       'torch / ours': spread(x['ratio']),
+      'utterances/s': ' / '.join(
+        f'{x["batch"] / x[side]["median"]:.3g}' for side in ('ours', 'theirs')
+      ),
       'of all seconds': f'{x["total_ratio"]:.2f}',
       'peak, GiB': ' / '.join(f'{b / GIB:.2f}' for b in x['peak_bytes']),
       'device': ' / '.join(sorted(set(x['devices']))),
@@ -59,10 +64,10 @@ def memory(results: dict) -> list[dict]:
   ]
 
 
-def startup(results: dict) -> list[dict]:
+def starts(section: str, results: dict) -> list[dict]:
   return [
     {'side': side, 'cold, s': spread(x['cold']), 'warm, s': spread(x['warm'])}
-    for sides in results.get('startup', {}).values()
+    for sides in results.get(section, {}).values()
     for side, x in sides.items()
   ]
 
@@ -103,7 +108,12 @@ def growth(results: dict) -> list[dict]:
 SECTIONS = {
   'Speed': paired,
   'Peak memory of a process that holds one side alone': memory,
-  'From command to first finished training step': startup,
+  'From command to first finished training step': functools.partial(
+    starts, 'startup'
+  ),
+  'From command to the answer for a recording of 5 s': functools.partial(
+    starts, 'answer'
+  ),
   'Input': input_rate,
   'Remat': remat,
   'Growth': growth,

@@ -79,8 +79,9 @@ def test_all_of_it_runs(tmp_path, monkeypatch):
   monkeypatch.setattr(
     growth, 'WORKS', {k: v[:2] for k, v in growth.WORKS.items()}
   )
+  monkeypatch.setattr(bench, 'PREDICTED', {'batch': (1, 4), 'seconds': (0.5,)})
   what = ('train', 'kept', 'mixed', 'memory', 'startup', 'input', 'growth')
-  what += ('remat',)
+  what += ('remat', 'predict', 'answer')
   more = {'what': what, 'peers': ('eager', 'compile'), 'longest': 1.5}
   settings = Settings(**GIVEN | more, out=tmp_path)
   shown = bench.run(settings).read_text()
@@ -90,6 +91,8 @@ def test_all_of_it_runs(tmp_path, monkeypatch):
       for figures in peers.values():
         check_pair(figures)
   assert len(found['train']) == 2 and len(found['memory']) == 5
+  assert len(found['predict']) == 2
+  assert found['answer']['a recording'].keys() == {'jax', 'eager'}
   start = found['startup']['first step']
   assert start.keys() == {'jax', 'eager', 'compile'}
   assert start['jax']['warm']['median'] < start['jax']['cold']['median']

@@ -27,6 +27,7 @@ class Theirs:
     if compiled:
       self._model.compile()
     self._trains = work.what == 'train'
+    self._predicts = work.what == 'predict'
     self._model.train(self._trains)
     self._clip = optim['clip']
     if self._trains:
@@ -54,8 +55,13 @@ class Theirs:
       config = self._model.config
       update(self._model, *self._optimizer, batch, config, self._clip)
       return
-    with torch.no_grad():  # and the losses, as our evaluation gives them
-      objective(self._model(batch), batch, self._model.config)
+    with torch.inference_mode():
+      outputs = self._model(batch)
+      if self._predicts:
+        torch.softmax(outputs.logits, -1)
+        return
+      # And the losses, as our evaluation gives them.
+      objective(outputs, batch, self._model.config)
 
   def wait(self) -> None:
     """Until all steps are finished."""

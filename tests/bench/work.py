@@ -17,7 +17,7 @@ class Work:
   """Steps of one kind.
 
   Attributes:
-    what: 'train' or 'forward'.
+    what: 'train', 'forward' with the losses, or 'predict' without.
     dtype: 'float32' or 'bfloat16', in which torch runs under autocast.
     freeze: 'conv': the convolutions run, but are not trained; or 'none'.
     batch: utterances.
