@@ -158,10 +158,17 @@ def test_the_microphone(visit):
 def test_a_recording_of_several_pieces(visit, sound):
   page = visit()
   assert 'Uncertainty' in recognise(page, sound(5))
-  piece = page.get_by_label('Piece')
+  piece, image = page.get_by_label('Piece'), page.locator('img').last
   assert piece.input_value().startswith('0.0 – ')
+  before = image.get_attribute('src')
   piece.click()
   assert page.get_by_role('option').count() >= 3
+  page.get_by_role('option').nth(1).click()
+  page.wait_for_function(
+    'before => [...document.querySelectorAll("img")].every('
+    'image => image.src != before)',
+    arg=before,
+  )
 
 
 @pytest.mark.parametrize(

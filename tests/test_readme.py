@@ -112,7 +112,9 @@ def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
     c for c in COMMANDS if '--workdir=runs/mine' in c and 'train' in c
   ]
   (test,) = [c for c in COMMANDS if '--data=data/my_recordings' in c]
-  (export,) = [c for c in COMMANDS if c.startswith('mgcma_jax.export')]
+  to_folder, to_torch = [
+    c for c in COMMANDS if c.startswith('mgcma_jax.export')
+  ]
   (predict,) = [c for c in COMMANDS if c.startswith('mgcma_jax.predict')]
   (noise,) = [c for c in COMMANDS if c.endswith('--noise_snr=20,10,5,0')]
   places = {
@@ -122,6 +124,7 @@ def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
     '--source my_corpus': f'--source {tmp_path / "my_corpus"}',
     'runs/mine': tmp_path / 'run',
     'exported/mine': tmp_path / 'exported',
+    'exported/folder': tmp_path / 'folder',
     'clip.wav': tmp_path / 'my_corpus' / '0.wav',
     '20,10,5,0': '10',
   }
@@ -132,7 +135,8 @@ def test_ones_own_corpus_from_metadata_to_predictions(tmp_path):
   )
   assert 'WA ' in shown and 'result.json' in shown
   assert 'UA ' in run(replaced(test, places))
-  assert 'model.safetensors' in run(replaced(export, places))
+  assert 'model.safetensors' in run(replaced(to_torch, places))
+  assert 'model.stablehlo' in run(replaced(to_folder, places))
   assert '0.wav: ' in run(replaced(predict, places))
   assert 'UA, babble' in run(replaced(noise, places))
   if importlib.util.find_spec('apache_beam'):
