@@ -3,13 +3,13 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int16
-from transformers import Wav2Vec2CTCTokenizer
 
 from mgcma_jax.dense import Dense
 from mgcma_jax.encoders.checkpoint_files import (
@@ -84,12 +84,12 @@ class Transcriber:
   Attributes:
     model: its architecture.
     params: its weights.
-    tokenizer: from the likeliest ids of the frames to words.
+    tokenizer: from the likeliest ids of the frames to words; transformers'.
   """
 
   model: FlaxWav2Vec2ForCTC
   params: Params
-  tokenizer: Wav2Vec2CTCTokenizer
+  tokenizer: Any
 
   @classmethod
   def load(cls, folder_or_hub_id: str | Path) -> 'Transcriber':
@@ -100,6 +100,9 @@ class Transcriber:
       CheckpointError: a file is damaged, or it has no CTC head.
       ValueError: its configuration is of another architecture.
     """
+    # Which imports PyTorch where it is installed, for a second or more.
+    from transformers import Wav2Vec2CTCTokenizer
+
     folder = find_checkpoint(folder_or_hub_id, VOCABULARY)
     if not (folder / VOCABULARY[0]).is_file():
       raise FileNotFoundError(
