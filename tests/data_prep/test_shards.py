@@ -187,7 +187,7 @@ REASONS = {
   2: 'cannot be read as sound',
   3: 'cannot be read as sound',
   4: 'holds no sound',
-  5: r'lasts 5\.00 s, over 4: cut it, or raise --max-seconds',
+  5: r'lasts 5\.00 s, over 4',
   6: "label 'bored' is none of sad, angry",
   7: 'no text',
   8: 'occurs twice',
