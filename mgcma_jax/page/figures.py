@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Int16
 from matplotlib.figure import Figure
 
 from mgcma_jax.inputs.audio import FULL_SCALE, SAMPLE_RATE
@@ -77,15 +77,16 @@ def heat_map(piece: Piece, direction: str) -> Figure:
 
   Args:
     piece: with attention.
-    direction: HEARD, where a word's row sums to 1, or READ, where a moment's
-      column does.
+    direction: HEARD, the share of a word's attention in 0.1 s; or READ, where a
+      moment's column sums to 1.
   """
   attention = piece.attention
   x_WT = attention.text_WT if direction == HEARD else attention.speech_TW.T
   begin = np.arange(0, x_WT.shape[1], MOMENT)
-  x_WM: Float[np.ndarray, 'W M'] = np.add.reduceat(x_WT, begin, axis=1)
-  if direction == READ:
-    x_WM = x_WM / np.diff(begin, append=x_WT.shape[1])
+  count_M = np.diff(begin, append=x_WT.shape[1])  # fewer in the last one
+  x_WM = np.add.reduceat(x_WT, begin, axis=1) / count_M
+  if direction == HEARD:
+    x_WM = x_WM * MOMENT
   words = attention.words
   figure = Figure(figsize=(6, 1 + 0.22 * len(words)), layout='constrained')
   axes = figure.subplots()
