@@ -83,6 +83,11 @@ def test_others_in_the_batch_change_no_bit(make_run, clip):
     assert recognizer.each(clips)[place] == alone
 
 
+def test_loading_says_nothing(make_run, caplog):
+  Recognizer.load(make_run())
+  assert not caplog.records
+
+
 def test_any_rate_and_channels(recognizer, clip):
   time_S = np.arange(8_000) / 16_000
   wave_S = 0.3 * np.sin(2 * np.pi * 300 * time_S)

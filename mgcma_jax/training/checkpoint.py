@@ -374,8 +374,9 @@ def restore_from(folder: epath.Path, which: str, place: Placement) -> Params:
     if is_mine:
       check_whole(step_folder)
   item = step_folder / ('params' if which == 'best' else 'state')
+  # The checkpointer's own `metadata` warns of a file that lies a folder higher.
+  tree = ocp.StandardCheckpointHandler().metadata(item).tree
   with ocp.StandardCheckpointer() as checkpointer:
-    tree = checkpointer.metadata(item).item_metadata.tree
     restored = checkpointer.restore(item, _abstract(tree, place))
   if which == 'best':
     return restored
