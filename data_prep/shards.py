@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from data_prep.tfds_metadata import write_tfds_metadata
 from data_prep.vocabulary import check_choice, save_vocabulary
 from mgcma_jax.inputs import bucket
 from mgcma_jax.inputs.audio import SAMPLE_RATE, at_least_one_frame
@@ -31,8 +31,6 @@ from mgcma_jax.inputs.corpus_info import (
   sha256_of,
 )
 from mgcma_jax.inputs.records import (
-  STRINGS,
-  TIMES,
   Utterance,
   encode_example,
   write_records,
@@ -359,7 +357,7 @@ def _write(
   (folder / ATTEMPTS).mkdir()
   shards = [Shard(**written) for written in run(write, parts, 'writing')]
   shutil.rmtree(folder / ATTEMPTS)
-  _write_tfds_metadata(folder, name, labels, shards)
+  write_tfds_metadata(folder, name, labels, shards)
   written = {path for path in folder.rglob('*') if path.is_file()}
   others = written - {folder / shard.file for shard in shards}
   CorpusInfo(
@@ -418,44 +416,3 @@ def _shard(
     beside.unlink(missing_ok=True)
   size = path.stat().st_size
   return asdict(Shard(file, session, len(items), size, sha256_of(path)))
-
-
-def _write_tfds_metadata(
-  folder: Path, name: str, labels: tuple[str, ...], shards: list[Shard]
-) -> None:
-  """dataset_info.json and features.json, without importing TensorFlow."""
-  text = tfds.features.Text()
-  features = {
-    **dict.fromkeys(STRINGS, text),
-    **dict.fromkeys(TIMES, tfds.features.Scalar(np.float32)),
-    'text': text,
-    'has_text': tfds.features.Scalar(np.bool_),
-    'label': tfds.features.ClassLabel(names=labels),
-    'votes': tfds.features.Sequence(text),
-    'waveform': tfds.features.Tensor(
-      shape=(None,), dtype=np.int16, encoding='bytes'
-    ),
-  }
-  splits = []
-  for session in dict.fromkeys(shard.session for shard in shards):
-    own = [shard for shard in shards if shard.session == session]
-    splits.append(
-      tfds.core.SplitInfo(
-        name=session,
-        shard_lengths=[shard.num_records for shard in own],
-        num_bytes=sum(shard.num_bytes for shard in own),
-        filename_template=tfds.core.ShardedFileTemplate(
-          data_dir=folder,
-          dataset_name=name,
-          split=session,
-          filetype_suffix='tfrecord',
-        ),
-      )
-    )
-  tfds.folder_dataset.write_metadata(
-    data_dir=folder,
-    features=tfds.features.FeaturesDict(features),
-    split_infos=splits,
-    version='1.0.0',
-    check_data=False,  # the check would import TensorFlow
-  )

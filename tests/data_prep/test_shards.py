@@ -252,7 +252,7 @@ def test_name_and_labels(items, tmp_path):
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize('when', ['encode_example', '_write_tfds_metadata'])
+@pytest.mark.parametrize('when', ['encode_example', 'write_tfds_metadata'])
 def test_interrupted(items, tmp_path, monkeypatch, error, when):
   def interrupt(*args):
     raise error
@@ -269,7 +269,7 @@ def test_killed(items, tmp_path):
   code = (
     'import sys, time, pickle\n'
     'from data_prep import shards\n'
-    'shards._write_tfds_metadata = lambda *_: time.sleep(600)\n'
+    'shards.write_tfds_metadata = lambda *_: time.sleep(600)\n'
     'items, out = pickle.load(sys.stdin.buffer)\n'
     "shards.write_corpus(items, out, name='toy', labels=('sad', 'angry'),"
     ' options=shards.Options())\n'

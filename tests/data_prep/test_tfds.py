@@ -90,11 +90,11 @@ def test_metadata_is_written_without_tensorflow(folder):
   code = (
     'import sys, numpy\n'
     'from pathlib import Path\n'
-    'from data_prep.shards import _write_tfds_metadata\n'
+    'from data_prep.tfds_metadata import write_tfds_metadata\n'
     'from mgcma_jax.inputs.corpus_info import CorpusInfo\n'
     f'folder = Path({str(folder)!r})\n'
     'info = CorpusInfo.read(folder)\n'
-    '_write_tfds_metadata(folder, info.name, info.labels, info.shards)\n'
+    'write_tfds_metadata(folder, info.name, info.labels, info.shards)\n'
     "assert 'tensorflow' not in sys.modules\n"
   )
   before = (folder / 'dataset_info.json').read_bytes()
